@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgpipe.components.common.errors import InvalidDataError, MissingInputError, OutputError
+from imgpipe.components.common.csv_table import read_csv_table
+from imgpipe.components.common.errors import InvalidDataError, OutputError
 from imgpipe.components.common.labels import normalize_label
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.plural import plural
@@ -57,45 +58,23 @@ def _read(path: Path, file: str) -> list[Decision]:
     decisions: list[Decision] = []
     # The line and the action by path and label.
     known: dict[tuple[str, str], tuple[int, str]] = {}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as text:
-            rows = csv.reader(text, strict=True, delimiter=_delimiter(text.readline(), file))
-            text.seek(0)
-            header = [name.strip() for name in next(rows)]
-            for cells in rows:
-                if not any(cells):
-                    continue
-                where = f"{file}, line {rows.line_num}"
-                if len(cells) != len(header):
-                    raise InvalidDataError(
-                        f"{plural(len(cells), 'column')} instead of {len(header)} ({','.join(header)})",
-                        where=where,
-                        remedy="write one value for each column; a value may be empty",
-                    )
-                row = dict(zip(header, cells, strict=True))
-                action = row[ACTION].strip()
-                new_label = _new_label(action, where)
-                image = row[PATH], normalize_label(row.get(LABEL, "").strip())
-                line, other = known.setdefault(image, (rows.line_num, action))
-                if action and not other:
-                    known[image] = rows.line_num, action
-                elif action and _new_label(other, where) != new_label:
-                    raise InvalidDataError(
-                        f"the action is {action!r}, but line {line} says {other!r} about the same image, "
-                        f"{row[PATH]!r}",
-                        where=where,
-                        remedy="leave one of the two actions empty",
-                    )
-                if new_label is not None and known[image][0] == rows.line_num:
-                    decisions.append(Decision(rows.line_num, *image, new_label))
-    except OSError as error:
-        raise MissingInputError(
-            f"cannot read the file {file!r}: {error.strerror}", remedy="check the path"
-        ) from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InvalidDataError(
-            f"the file is not CSV in UTF-8: {error}", where=file, remedy="save it as CSV in UTF-8"
-        ) from None
+    for line, row in read_csv_table(path, file, lambda _: None, lambda first: _delimiter(first, file)):
+        where = f"{file}, line {line}"
+        action = row[ACTION].strip()
+        new_label = _new_label(action, where)
+        image = row[PATH], normalize_label(row.get(LABEL, "").strip())
+        first_line, other = known.setdefault(image, (line, action))
+        if action and not other:
+            known[image] = line, action
+        elif action and _new_label(other, where) != new_label:
+            raise InvalidDataError(
+                f"the action is {action!r}, but line {first_line} says {other!r} about the same image, "
+                f"{row[PATH]!r}",
+                where=where,
+                remedy="leave one of the two actions empty",
+            )
+        if new_label is not None and known[image][0] == line:
+            decisions.append(Decision(line, *image, new_label))
     return decisions
 
 
