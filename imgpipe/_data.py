@@ -51,7 +51,7 @@ class Dataset:
         return self._manifest().labels
 
     @property
-    def images(self) -> dict[str, int]:
+    def image_counts(self) -> dict[str, int]:
         """The number of images of each split: ``train``, ``validation`` and, if there is one, ``test``."""
         return {name: split.examples for name, split in self._manifest().splits.items()}
 

@@ -19,7 +19,7 @@ def dataset(flowers, tmp_path_factory):
 
 def test_convert_returns_what_it_made(dataset):
     assert dataset.labels == LABELS
-    assert dataset.images == {"train": 48, "validation": 12}
+    assert dataset.image_counts == {"train": 48, "validation": 12}
     assert dataset.images_per_label["validation"] == {"daisy": 4, "rose": 4, "tulip": 4}
 
 
@@ -60,7 +60,7 @@ def test_values_of_numpy_and_lists_are_accepted(flowers, tmp_path):
         validation_fraction=np.float32(0.25),
         progress=False,
     )
-    assert dataset.images == {"train": 30, "validation": 10}
+    assert dataset.image_counts == {"train": 30, "validation": 10}
 
 
 def test_validate_finds_nothing_wrong_with_good_data(dataset):

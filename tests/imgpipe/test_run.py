@@ -169,9 +169,9 @@ def test_a_converted_data_set_can_be_trained_on(flowers, tmp_path):
     dataset = imgpipe.convert(tmp_path / "shards", images=flowers, test_fraction=0.2, progress=False)
     run = imgpipe.run(dataset=dataset, job_dir=tmp_path / "job", progress=False, **QUICK)
     assert run.labels == LABELS
-    assert run.metrics["examples"] == dataset.images["validation"]
+    assert run.metrics["examples"] == dataset.image_counts["validation"]
     assert "test_top_1_accuracy" in run.metrics
-    assert run.dataset.images == dataset.images
+    assert run.dataset.image_counts == dataset.image_counts
     # The shards are not read again.
     assert "convert_from_manifest" in (tmp_path / "job" / "run.log").read_text()
     with pytest.raises(InvalidArgumentError, match="dataset and images cannot both be set"):
