@@ -17,7 +17,7 @@ from typing import Any
 
 from imgpipe.components.common.arguments import flat_fields, from_values, parse_command_line
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.common.hyperparameters import Hyperparameters, block_of, check_tuned_arguments
+from imgpipe.components.common.hyperparameters import Hyperparameters, check_tuned_arguments
 from imgpipe.components.common.image_name import check_image
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.export.arguments import ExportArguments
@@ -467,7 +467,7 @@ def _tuning_parameters(job: TrainingJob) -> dict[str, Any]:
     """Returns the search space as input of the tuning pipeline; nothing if nothing is tuned."""
     if job.hyperparameters is None:
         return {}
-    block = {"hyperparameters": json.dumps(block_of(job.hyperparameters))}
+    block = {"hyperparameters": json.dumps(job.hyperparameters.block)}
     return {**block, **largest_batch_size(read_request(from_values(TuneArguments, {**job.values, **block})))}
 
 

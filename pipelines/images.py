@@ -119,7 +119,7 @@ def read_images_lock(text: str, *, where: str) -> dict[str, str]:
         InvalidArgumentError: if an image has no digest.
     """
     reader = FieldsReader(parse_yaml(text, where=where), "", where=where)
-    lock = {name: reader.text(name) for name in reader.names()}
+    lock = {name: reader.text(name) for name in reader.fields}
     for name, image in lock.items():
         if "@sha256:" not in image:
             raise reader.error(name, image, "an image with its digest", "lock it after pushing")

@@ -187,7 +187,7 @@ def read_training_input(text: str, *, where: str) -> TrainingInput:
 
 
 def _read_labels(block: FieldsReader) -> dict[str, str]:
-    labels = {name: block.text(name) for name in block.names()}
+    labels = {name: block.text(name) for name in block.fields}
     check_labels(labels, name="labels", where=block.where)
     return labels
 

@@ -130,6 +130,9 @@ class FieldsReader:
         path: The mapping's path in its document; empty for the whole document.
         where: The document, for error messages.
 
+    Attributes:
+        fields: The mapping.
+
     Raises:
         InvalidArgumentError: if ``fields`` is not a mapping with text keys.
     """
@@ -143,7 +146,7 @@ class FieldsReader:
                 where=where,
                 remedy="write it as `name: value` lines with equal indentation",
             )
-        self._fields = dict(fields)
+        self.fields = dict(fields)
         self._read: list[str] = []
 
     def error(self, name: str, value: Any, must: str, remedy: str = "") -> InvalidArgumentError:
@@ -161,10 +164,6 @@ class FieldsReader:
     def has(self, name: str) -> bool:
         """Whether the field is present and not null."""
         return self._get(name) is not None
-
-    def names(self) -> list[str]:
-        """Returns the names of the fields that are present."""
-        return list(self._fields)
 
     def text(self, name: str, default: str = "") -> str:
         """Returns a text field; a number, e.g. a version such as ``1.14``, is converted to text."""
@@ -273,7 +272,7 @@ class FieldsReader:
         Raises:
             InvalidArgumentError: with the field, and its correct location or the most similar name.
         """
-        for name in self._fields:
+        for name in self.fields:
             if name not in self._read:
                 location = misplaced.get(name)
                 raise InvalidArgumentError(
@@ -286,7 +285,7 @@ class FieldsReader:
 
     def _get(self, name: str) -> Any:
         self._read.append(name)
-        return self._fields.get(name)
+        return self.fields.get(name)
 
     def _finite(self, name: str, value: Any) -> float:
         if isinstance(value, str):

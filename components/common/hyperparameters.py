@@ -13,7 +13,7 @@ from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.fields_reader import FieldsReader
 
 # The only metric that the training reports to a tuner.
-METRIC = "top_1_accuracy"
+METRIC, GOAL = "top_1_accuracy", "MAXIMIZE"
 TYPES = ("DOUBLE", "INTEGER", "CATEGORICAL", "DISCRETE")
 SCALES = ("NONE", "UNIT_LINEAR_SCALE", "UNIT_LOG_SCALE", "UNIT_REVERSE_LOG_SCALE")
 ALGORITHMS = ("ALGORITHM_UNSPECIFIED", "GRID_SEARCH", "RANDOM_SEARCH")
@@ -51,25 +51,23 @@ class Hyperparameters:
 
     Attributes:
         parameters: The tuned arguments; at least one.
-        goal: MAXIMIZE.
-        metric: ``top_1_accuracy``.
         max_trials: Total number of trials.
         max_parallel_trials: Number of trials that run in parallel.
         max_failed_trials: Number of failures after which the search ends; 0 = the service's default.
         early_stopping: Whether unpromising trials are stopped.
         algorithm: GRID_SEARCH, RANDOM_SEARCH, or empty for Bayesian search.
         resume_job: An earlier job whose trials the search learns from; empty for none.
+        block: The fields that it was read from: JSON values by name.
     """
 
     parameters: tuple[TunedParameter, ...]
-    goal: str = "MAXIMIZE"
-    metric: str = METRIC
     max_trials: int = 1
     max_parallel_trials: int = 1
     max_failed_trials: int = 0
     early_stopping: bool = False
     algorithm: str = ""
     resume_job: str = ""
+    block: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
 
 def read_hyperparameters(block: FieldsReader) -> Hyperparameters:
@@ -78,12 +76,12 @@ def read_hyperparameters(block: FieldsReader) -> Hyperparameters:
     Raises:
         InvalidArgumentError: naming the field, its value and what is allowed.
     """
-    goal = block.choice("goal", ("MAXIMIZE", "MINIMIZE"), "MAXIMIZE")
+    goal = block.choice("goal", (GOAL, "MINIMIZE"), GOAL)
     metric = block.text("hyperparameterMetricTag", METRIC)
     if metric != METRIC:
         raise block.error("hyperparameterMetricTag", metric, METRIC, "the training reports top_1_accuracy")
-    if goal != "MAXIMIZE":
-        raise block.error("goal", goal, "MAXIMIZE", f"higher {METRIC} is better")
+    if goal != GOAL:
+        raise block.error("goal", goal, GOAL, f"higher {METRIC} is better")
     max_trials = block.integer("maxTrials", 1, minimum=1, maximum=_MAX_TRIALS)
     parallel = block.integer("maxParallelTrials", 1, minimum=1, maximum=_MAX_TRIALS)
     if parallel > max_trials:
@@ -109,46 +107,16 @@ def read_hyperparameters(block: FieldsReader) -> Hyperparameters:
         )
     request = Hyperparameters(
         parameters=parameters,
-        goal=goal,
-        metric=metric,
         max_trials=max_trials,
         max_parallel_trials=parallel,
         max_failed_trials=failed,
         early_stopping=block.boolean("enableTrialEarlyStopping"),
         algorithm="" if algorithm == "ALGORITHM_UNSPECIFIED" else algorithm,
         resume_job=block.text("resumePreviousJobId"),
+        block=block.fields,
     )
     block.finish()
     return request
-
-
-def block_of(request: Hyperparameters) -> dict[str, Any]:
-    """Returns the request as a block, the inverse of ``read_hyperparameters``: JSON values by name."""
-    block: dict[str, Any] = {
-        "goal": request.goal,
-        "hyperparameterMetricTag": request.metric,
-        "maxTrials": request.max_trials,
-        "maxParallelTrials": request.max_parallel_trials,
-        "enableTrialEarlyStopping": request.early_stopping,
-        "params": [_block_of_parameter(parameter) for parameter in request.parameters],
-    }
-    others = {
-        "maxFailedTrials": request.max_failed_trials,
-        "algorithm": request.algorithm,
-        "resumePreviousJobId": request.resume_job,
-    }
-    return {**block, **{name: value for name, value in others.items() if value}}
-
-
-def _block_of_parameter(parameter: TunedParameter) -> dict[str, Any]:
-    block: dict[str, Any] = {"parameterName": parameter.name, "type": parameter.type}
-    if parameter.scale != "NONE":
-        block["scaleType"] = parameter.scale
-    if parameter.type == "CATEGORICAL":
-        return {**block, "categoricalValues": list(parameter.values)}
-    if parameter.type == "DISCRETE":
-        return {**block, "discreteValues": list(parameter.values)}
-    return {**block, "minValue": parameter.minimum, "maxValue": parameter.maximum}
 
 
 # Arguments that are set by the trial or the dataset, or do not change the model, and why.

@@ -109,7 +109,7 @@ class CustomJobArguments:
             InvalidArgumentError: if they are not a JSON object of strings.
         """
         reader = FieldsReader(parse_yaml(self.labels or "{}", where="labels"), "labels", where="")
-        return {name: reader.text(name) for name in reader.names()}
+        return {name: reader.text(name) for name in reader.fields}
 
     def worker_pools(self) -> list[dict[str, Any]]:
         """Returns the WorkerPoolSpecs in the JSON form of the REST API, without containers.

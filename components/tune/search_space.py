@@ -202,7 +202,7 @@ def identity_of(request: Hyperparameters) -> dict[str, Any]:
         ]
         for parameter in request.parameters
     }
-    return {"params": spaces, "goal": request.goal, "metric": request.metric}
+    return {"params": spaces}
 
 
 def _value(parameter: TunedParameter, coordinate: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from kubeflow_katib_api import models
 
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.common.hyperparameters import Hyperparameters, TunedParameter
+from imgpipe.components.common.hyperparameters import GOAL, METRIC, Hyperparameters, TunedParameter
 from imgpipe.components.platforms.kubernetes.client import MANAGED_BY
 from imgpipe.components.platforms.kubernetes.katib import GROUP, VERSION
 
@@ -78,10 +78,10 @@ def experiment(
     """
     spec = models.V1beta1ExperimentSpec(
         objective=models.V1beta1ObjectiveSpec(
-            type=request.goal.lower(),
-            objectiveMetricName=request.metric,
+            type=GOAL.lower(),
+            objectiveMetricName=METRIC,
             # The best evaluation of a trial counts: its best model is the one that is kept.
-            metricStrategies=[models.V1beta1MetricStrategy(name=request.metric, value="max")],
+            metricStrategies=[models.V1beta1MetricStrategy(name=METRIC, value="max")],
         ),
         algorithm=_algorithm(request, seed),
         parameters=[_parameter(parameter) for parameter in request.parameters],

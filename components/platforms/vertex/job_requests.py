@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imgpipe.components.common.hyperparameters import Hyperparameters, TunedParameter
+from imgpipe.components.common.hyperparameters import GOAL, METRIC, Hyperparameters, TunedParameter
 from imgpipe.components.common.log import JSON, LOG_FORMAT_VARIABLE
 from imgpipe.components.common.provenance import JOB_ID_VARIABLE
 from imgpipe.components.common.tpu_plugin import TPU_PLUGIN_VARIABLE
@@ -197,7 +197,7 @@ def study_spec(request: Hyperparameters) -> dict[str, Any]:
     trial with the median of the other trials at the same step.
     """
     spec: dict[str, Any] = {
-        "metrics": [{"metricId": request.metric, "goal": request.goal}],
+        "metrics": [{"metricId": METRIC, "goal": GOAL}],
         "parameters": [_parameter_spec(parameter) for parameter in request.parameters],
         "measurementSelectionType": "BEST_MEASUREMENT",
     }

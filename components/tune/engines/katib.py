@@ -24,6 +24,7 @@ from imgpipe.components.common.errors import (
     PipelineError,
     UnavailableError,
 )
+from imgpipe.components.common.hyperparameters import METRIC
 from imgpipe.components.common.log import JSON, LOG_FORMAT_VARIABLE, log_event, with_progress
 from imgpipe.components.common.webhook import RUN_VARIABLE
 from imgpipe.components.platforms.kubernetes import katib, workflow
@@ -166,7 +167,7 @@ class KatibSearch:
             max_trials=max_trials,
             max_failed_trials=failed_trials_limit(request.max_failed_trials, request.max_trials),
             evaluations=math.ceil(training.max_steps / training.resolved_steps_per_eval()),
-            metrics_format=FILTER.format(metric=request.metric),
+            metrics_format=FILTER.format(metric=METRIC),
             seed=self.spec.tuning.seed,
         )
         body["metadata"]["annotations"][_REQUEST_ANNOTATION] = _digest(json.dumps(body, sort_keys=True), 32)

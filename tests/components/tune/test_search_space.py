@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.common.hyperparameters import NOT_TUNED, TunedParameter, block_of
+from imgpipe.components.common.hyperparameters import NOT_TUNED, TunedParameter
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.search_space import (
@@ -88,18 +88,6 @@ def test_the_original_config_is_read_unchanged():
 )
 def test_the_short_form_is_equivalent_to_a_block(tune, parameter):
     assert read_request(TuneArguments(tune=tune)).parameters == (parameter,)
-
-
-def test_a_request_survives_a_round_trip_through_a_block():
-    tune = (
-        "weight_decay=log:1e-6:1e-2; label_smoothing=reverse-log:0.1:0.5; warmup_steps=0:30; "
-        "train_batch_size=16,32; optimizer_type=momentum,adam"
-    )
-    request = read_request(
-        TuneArguments(tune=tune, max_trials=7, max_failed_trials=2, search_algorithm="random")
-    )
-    block = json.dumps(block_of(request))
-    assert read_request(TuneArguments(hyperparameters=block)) == request
 
 
 def test_flags_override_the_block_and_the_short_form_is_added_to_it():
