@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from imgpipe import __version__
 from imgpipe.components.common.errors import MissingInputError
 from imgpipe.components.images.resize_modes import STRETCH
 
@@ -29,7 +30,7 @@ _REMEDY = "use the model folder that the train step wrote"
 
 def write_provenance(folder: Path, provenance: dict[str, Any]) -> None:
     """Writes ``provenance.json``: how the model was trained, with imgpipe's version added to ``versions``."""
-    versions = {"imgpipe": _imgpipe_version(), **provenance.get("versions", {})}
+    versions = {"imgpipe": __version__, **provenance.get("versions", {})}
     text = json.dumps({**provenance, "versions": versions}, ensure_ascii=False, indent=1, sort_keys=True)
     (folder / PROVENANCE_NAME).write_text(text + "\n", encoding="utf-8")
 
@@ -88,10 +89,7 @@ def set_deployment_uri(folder: Path, location: str) -> None:
         folder: A model folder, before it is published.
         location: Where; a path below ``/gcs`` is written as ``gs://``.
     """
-    path = folder / DEPLOYMENT_CONFIG_NAME
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    config["deploymentUri"] = re.sub("^/gcs/", "gs://", location)
-    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    _update_deployment_config(folder, {"deploymentUri": re.sub("^/gcs/", "gs://", location)})
 
 
 def add_formats(folder: Path, formats: Sequence[Mapping[str, Any]]) -> None:
@@ -174,10 +172,3 @@ def tensorflow_version() -> str:
         except PackageNotFoundError:
             continue
     return ""
-
-
-def _imgpipe_version() -> str:
-    try:
-        return version("image-classification-pipeline")
-    except PackageNotFoundError:
-        return ""

@@ -1,16 +1,9 @@
 """The arguments of the data_version step: the input data, with the same arguments as convert."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from imgpipe.components.common.arguments import Group, argument, check_fields, flat_fields
+from imgpipe.components.common.arguments import Group, argument, check_fields, same_argument
 from imgpipe.components.convert.arguments import ConvertArguments
-
-_CONVERT_FIELDS = flat_fields([ConvertArguments])
-
-
-def _convert_argument(name: str) -> Any:
-    return field(default=_CONVERT_FIELDS[name].default, metadata=_CONVERT_FIELDS[name].metadata)
 
 
 @dataclass(frozen=True)
@@ -24,13 +17,13 @@ class DataVersionArguments:
         "if images or training_data_path is set; otherwise nothing is cached.",
         group=Group.DATA,
     )
-    images: str = _convert_argument("images")
-    training_data_path: str = _convert_argument("training_data_path")
-    validation_data_path: str = _convert_argument("validation_data_path")
-    test_data_path: str = _convert_argument("test_data_path")
-    labels_file: str = _convert_argument("labels_file")
-    decisions: str = _convert_argument("decisions")
-    output_dir: str = _convert_argument("output_dir")
+    images: str = same_argument(ConvertArguments, "images")
+    training_data_path: str = same_argument(ConvertArguments, "training_data_path")
+    validation_data_path: str = same_argument(ConvertArguments, "validation_data_path")
+    test_data_path: str = same_argument(ConvertArguments, "test_data_path")
+    labels_file: str = same_argument(ConvertArguments, "labels_file")
+    decisions: str = same_argument(ConvertArguments, "decisions")
+    output_dir: str = same_argument(ConvertArguments, "output_dir")
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -44,8 +44,7 @@ def compute_data_version(arguments: DataVersionArguments) -> str:
             arguments.validation_data_path,
             arguments.test_data_path,
             arguments.labels_file,
-            # Without it, the version is that of earlier releases.
-            *([arguments.decisions] if arguments.decisions else []),
+            arguments.decisions,
         ):
             for line in _file_states(location) if location else ():
                 digest.update(line.encode("utf-8", "surrogateescape") + b"\n")

@@ -1,6 +1,7 @@
 """The gate as a KFP component."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from kfp.dsl import Artifact, Input, Markdown, Output
@@ -27,7 +28,7 @@ def gate(
     decided = decide(Path(evaluation.path), arguments)
     path = Path(decision.path) / "decision.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(decided.to_json(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(asdict(decided), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     decision.metadata.update(deploy=decided.deploy, summary=decided.summary)
     Path(reasons.path).parent.mkdir(parents=True, exist_ok=True)
     Path(reasons.path).write_text(decided.to_markdown(), encoding="utf-8")

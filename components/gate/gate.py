@@ -48,10 +48,6 @@ class Decision:
     summary: str
     checks: tuple[Check, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the decision as JSON values."""
-        return asdict(self)
-
     def to_markdown(self) -> str:
         """Returns the decision as a table."""
         lines = [f"**{self.summary}**", "", "| | check | |", "|---|---|---|"]
