@@ -27,16 +27,22 @@ def version_folders(base: Path) -> dict[int, Path]:
     return dict(sorted(numbered.items()))
 
 
+def served_versions(location: Path) -> dict[int, Path]:
+    """Returns the versions at a path, lowest first: a SavedModel, or a run's ``model``, is version 1."""
+    for folder in (location, location / MODEL_FOLDER):
+        current = Path(str(current_folder(LocalLocation(str(folder)))))
+        if (current / _SAVED_MODEL).is_file():
+            return {1: current}
+    return version_folders(location)
+
+
 def model_folder_at(location: Path) -> Path:
     """Returns the folder of the SavedModel at a path: itself, a run's ``model``, or the highest version.
 
     Raises:
         MissingInputError: if none of them contains a SavedModel.
     """
-    for folder in (location, location / MODEL_FOLDER):
-        if (saved_model := saved_model_folder(folder)) is not None:
-            return saved_model
-    versions = version_folders(location)
+    versions = served_versions(location)
     if not versions:
         if not location.exists():
             problem = f"the folder {str(location)!r} does not exist"
@@ -49,12 +55,6 @@ def model_folder_at(location: Path) -> Path:
             problem, remedy="use the folder of a run, of a SavedModel, or of numbered versions"
         )
     return versions[max(versions)]
-
-
-def saved_model_folder(folder: Path) -> Path | None:
-    """Returns the folder with the SavedModel that is published as ``folder``; None if there is none."""
-    current = Path(str(current_folder(LocalLocation(str(folder)))))
-    return current if (current / _SAVED_MODEL).is_file() else None
 
 
 @contextmanager

@@ -81,20 +81,16 @@ def publish_model_at(model_folder: Path, target: Location) -> None:
 
 
 def fetch_model(location: Location, target: Path) -> None:
-    """Copies a model folder to a local one, without the models of trials.
+    """Copies a model folder to a local one, which it replaces, without the models of trials.
 
     Raises:
         MissingInputError: if an object cannot be read.
         InterruptedRunError: if a remote store cannot be reached.
     """
-    is_again = False
 
     def copy(folder: Location) -> None:
-        nonlocal is_again
-        if is_again:
-            # Files of a model that was replaced meanwhile.
-            shutil.rmtree(target, ignore_errors=True)
-        is_again = True
+        # Files of a model that was replaced while it was copied.
+        shutil.rmtree(target, ignore_errors=True)
         folder.download_folder(target, ignore=TRIAL_FILES)
 
     read_unchanged(location, copy)

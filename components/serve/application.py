@@ -159,7 +159,6 @@ class Server:
         received = 0
         try:
             parts: list[bytes] = []
-            _check_content_length(request, arguments.max_request_bytes)
             try:
                 async with asyncio.timeout(arguments.request_seconds):
                     async for part in request.stream():
@@ -267,14 +266,6 @@ class Server:
             },
             "metadata": {"signature_def": {"signature_def": signatures}, "labels": list(self._model.labels)},
         }
-
-
-def _check_content_length(request: Request, limit: int) -> None:
-    length = request.headers.get("content-length", "")
-    if length.isascii() and length.isdigit() and int(length) > limit:
-        raise RequestError(
-            413, f"the body of {int(length):,} bytes is larger than max_request_bytes={limit:,}"
-        )
 
 
 def _json_response(status: int, content: dict[str, Any], headers: dict[str, str] | None = None) -> Response:

@@ -12,8 +12,7 @@ from imgpipe.components.common.drift import DriftSketch, load_sketch
 from imgpipe.components.common.engines import AUTO, DEFAULT_ENGINE, TENSORFLOW, Engine, select_engine
 from imgpipe.components.common.errors import MissingInputError, PipelineError
 from imgpipe.components.common.log import log_event
-from imgpipe.components.common.model_folder import model_folder_at, saved_model_folder, version_folders
-from imgpipe.components.common.published_model import MODEL_FOLDER
+from imgpipe.components.common.model_folder import model_folder_at, served_versions
 from imgpipe.components.common.served_model import ServedModel, check_probe_prediction, load_served_model
 from imgpipe.components.common.verification import TOLERANCE, VERIFICATION_NAME, parse_verification
 from imgpipe.components.serve.predict_request import RequestError
@@ -79,7 +78,7 @@ class LiveModel:
     def predict(
         self, signature: str, images: Sequence[bytes], keys: Sequence[str]
     ) -> dict[str, NDArray[Any]]:
-        """Runs the served version; see ``ServedModel.ask``."""
+        """Runs the served version; see ``ServedModel.call``."""
         _, model, sketch = self._served()
         if signature not in model.signatures:
             # It existed when the request was checked; another version has taken over since.
@@ -93,7 +92,7 @@ class LiveModel:
     def refresh(self) -> None:
         """Loads the highest version if it is not the served one; takes seconds then."""
         with self._lock:
-            folders = self._version_folders()
+            folders = served_versions(self._location)
             self._failed = {number: reason for number, reason in self._failed.items() if number in folders}
             for number in sorted(set(folders) - set(self._failed), reverse=True):
                 if self._current is not None and self._current[0] == number:
@@ -143,12 +142,6 @@ class LiveModel:
     def _served(self) -> tuple[int, ServedModel, DriftSketch | None]:
         assert self._current is not None  # noqa: S101 - __init__ raises otherwise
         return self._current
-
-    def _version_folders(self) -> dict[int, Path]:
-        for folder in (self._location, self._location / MODEL_FOLDER):
-            if (saved_model := saved_model_folder(folder)) is not None:
-                return {1: saved_model}
-        return version_folders(self._location)
 
 
 def _load_checked(folder: Path, engine: Engine) -> ServedModel:
