@@ -76,29 +76,17 @@ class ServedModel:
         """The network without the decoding: a function of uint8 [n, size, size, 3] to float32 [n, N].
 
         It is valid as long as this object exists.
-
-        Raises:
-            MissingInputError: if an earlier version wrote the model, without this function.
         """
-        try:
-            return self._loaded.probabilities_of_pixels
-        except AttributeError:
-            raise MissingInputError(
-                "the SavedModel has no function for decoded images",
-                remedy="train the model again with this version of imgpipe",
-            ) from None
+        return self._loaded.probabilities_of_pixels
 
     @property
     def network_outputs(self) -> Any:
-        """The network with all outputs, by name: ``probabilities`` and, if it has them, ``embeddings``.
-
-        Like ``network``, which it is for a model of an earlier version.
-        """
-        return getattr(self._loaded, "outputs_of_pixels", self.network)
+        """The network with all outputs by name: ``probabilities`` and, if it has them, ``embeddings``."""
+        return self._loaded.outputs_of_pixels
 
     @property
     def image_size(self) -> int:
-        """The side in pixels of the network's input images; raises as ``network`` does."""
+        """The side in pixels of the network's input images."""
         return int(self.network.concrete_functions[0].inputs[0].shape[1])
 
     def decode(self, images: Sequence[bytes]) -> NDArray[np.uint8]:
@@ -242,8 +230,7 @@ def load_served_model(folder: Path, engine: Engine = DEFAULT_ENGINE) -> ServedMo
         engine: What computes the network.
 
     Raises:
-        MissingInputError: if there is no SavedModel, one without the signature serving_default, or, with an
-            engine other than TensorFlow, one of a version without separate functions.
+        MissingInputError: if there is no SavedModel, or one without the signature serving_default.
         InvalidArgumentError: if the engine cannot be used here or for this model.
         CheckFailedError: if it is damaged.
     """
@@ -278,12 +265,6 @@ def _load(folder: Path, engine: Engine) -> ServedModel:
         )
     if engine.name == TENSORFLOW:
         return ServedModel(loaded, labels)
-    if not hasattr(loaded, "pixels_of_files"):
-        raise MissingInputError(
-            f"the SavedModel in {str(folder)!r} cannot be served with {engine}: it has no separate function "
-            "for the decoding",
-            remedy="use engine=tensorflow, or train the model again with this version of imgpipe",
-        )
     return ServedModel(loaded, labels, engine, load_network(engine, folder))
 
 

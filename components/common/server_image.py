@@ -47,9 +47,7 @@ def _required_version(model_folder: Path) -> tuple[int, int]:
     """Returns the oldest TensorFlow version that can load a model, as its deployment_config.yaml says."""
     try:
         config = yaml.safe_load((model_folder / DEPLOYMENT_CONFIG_NAME).read_text(encoding="utf-8"))
-        # Models of earlier versions of imgpipe require the version that wrote them.
-        version = config.get("minimumRuntimeVersion") or config["runtimeVersion"]
-        major, minor = str(version).split(".")[:2]
+        major, minor = str(config["minimumRuntimeVersion"]).split(".")
         return int(major), int(minor)
     except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError):
         return _OLDEST

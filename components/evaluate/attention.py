@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgpipe.components.common.errors import MissingInputError
 from imgpipe.components.common.served_model import ServedModel
 from imgpipe.components.common.tf_import import tf
 
@@ -29,13 +28,10 @@ def attention_maps(
         classes: For each image: the class, 0..N-1.
 
     Returns:
-        The maps; None if the network has no such features, or an earlier version wrote the model.
+        The maps; None if the network has no such features.
     """
-    try:
-        # Its graph has the layers, that of ``network`` only a call of it.
-        network = model.network_outputs.concrete_functions[0]
-    except MissingInputError:
-        return None
+    # Its graph has the layers, that of ``network`` only a call of it.
+    network = model.network_outputs.concrete_functions[0]
     pooled = [
         operation.inputs[0].name
         for operation in network.graph.get_operations()
