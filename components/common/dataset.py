@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -123,6 +123,15 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     (LocalLocation(str(folder)) / MANIFEST_NAME).write(serialize_manifest(manifest))
 
 
+def with_paths(manifest: Manifest, path_of: Callable[[Shard], str]) -> Manifest:
+    """Returns the manifest with other paths of its shards."""
+    splits = {}
+    for name, split in manifest.splits.items():
+        shards = tuple(dataclasses.replace(shard, path=path_of(shard)) for shard in split.shards)
+        splits[name] = dataclasses.replace(split, shards=shards)
+    return dataclasses.replace(manifest, splits=splits)
+
+
 def with_absolute_paths(manifest: Manifest, folder: Location) -> Manifest:
     """Returns the manifest with the absolute locations of the shards, so that it can be stored elsewhere.
 
@@ -131,16 +140,7 @@ def with_absolute_paths(manifest: Manifest, folder: Location) -> Manifest:
         folder: The shards' folder.
     """
     root = folder.absolute()
-    splits = {
-        name: dataclasses.replace(
-            split,
-            shards=tuple(
-                dataclasses.replace(shard, path=str(resolve(root, shard.path))) for shard in split.shards
-            ),
-        )
-        for name, split in manifest.splits.items()
-    }
-    return dataclasses.replace(manifest, splits=splits)
+    return with_paths(manifest, lambda shard: str(resolve(root, shard.path)))
 
 
 def read_manifest(folder: Path) -> Manifest:

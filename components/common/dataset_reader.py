@@ -1,6 +1,5 @@
 """Reads a data set: its records, in order, and local copies of shards in a remote store."""
 
-import dataclasses
 import hashlib
 import shutil
 import tempfile
@@ -14,6 +13,7 @@ from imgpipe.components.common.dataset import (
     read_manifest,
     shard_location,
     shard_paths,
+    with_paths,
     write_manifest,
 )
 from imgpipe.components.common.errors import InternalError, InvalidDataError, OutputError
@@ -84,19 +84,10 @@ def local_dataset(folder: Path, *splits: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="imgpipe-data-") as temporary:
         _check_space(Path(temporary), shards)
         paths = _copy_shards(shards, folder, Path(temporary))
-        copied = {
-            name: dataclasses.replace(
-                split,
-                shards=tuple(
-                    dataclasses.replace(
-                        shard, path=paths.get(shard.path) or str(shard_location(folder, shard).absolute())
-                    )
-                    for shard in split.shards
-                ),
-            )
-            for name, split in manifest.splits.items()
-        }
-        write_manifest(Path(temporary), dataclasses.replace(manifest, splits=copied))
+        copied = with_paths(
+            manifest, lambda shard: paths.get(shard.path) or str(shard_location(folder, shard).absolute())
+        )
+        write_manifest(Path(temporary), copied)
         yield Path(temporary)
 
 

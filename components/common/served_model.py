@@ -81,7 +81,7 @@ class ServedModel:
 
     @property
     def network_outputs(self) -> Any:
-        """The network with all outputs by name: ``probabilities`` and, if it has them, ``embeddings``."""
+        """The network with all outputs by name: ``probabilities``, and ``embeddings`` if it has them."""
         return self._loaded.outputs_of_pixels
 
     @property

@@ -1,9 +1,14 @@
-import dataclasses
-
 import pytest
 
 from imgpipe.components.common import dataset_reader
-from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION, read_manifest, write_manifest
+from imgpipe.components.common.dataset import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    read_manifest,
+    with_paths,
+    write_manifest,
+)
 from imgpipe.components.common.dataset_reader import local_dataset, locate_record, read_split
 from imgpipe.components.common.errors import InternalError, InvalidDataError, MissingInputError, OutputError
 from imgpipe.components.common.records import ImageRecord
@@ -57,21 +62,12 @@ def test_a_missing_shard_is_reported(dataset, split):
 
 def upload_dataset(cloud, source, target):
     """Uploads a data set's shards and writes a local manifest with their locations."""
-    manifest = read_manifest(source)
-    splits = {
-        name: dataclasses.replace(
-            split,
-            shards=tuple(
-                dataclasses.replace(
-                    shard, path=cloud.put(f"data/{shard.path}", (source / shard.path).read_bytes())
-                )
-                for shard in split.shards
-            ),
-        )
-        for name, split in manifest.splits.items()
-    }
+
+    def upload(shard):
+        return cloud.put(f"data/{shard.path}", (source / shard.path).read_bytes())
+
     target.mkdir()
-    write_manifest(target, dataclasses.replace(manifest, splits=splits))
+    write_manifest(target, with_paths(read_manifest(source), upload))
     return target
 
 
