@@ -1,7 +1,7 @@
 """Loads a SavedModel as a server does, and predicts with its signatures."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -127,7 +127,7 @@ class ServedModel:
             InvalidDataError: if an image of the batch cannot be decoded; TensorFlow does not say which.
             CheckFailedError: if the returned keys differ from ``keys``.
         """
-        return self._call(images, keys, signature, self._outputs_of_signature)
+        return self._call(images, keys, signature)[0]
 
     def call_with_embeddings(
         self, images: Sequence[bytes], keys: Sequence[str], signature: str = DEFAULT_SIGNATURE
@@ -140,30 +140,27 @@ class ServedModel:
             InvalidDataError: if an image of the batch cannot be decoded; TensorFlow does not say which.
             CheckFailedError: if the returned keys differ from ``keys``.
         """
-        found: list[NDArray[np.float32]] = []
-
-        def outputs(name: str, files: Any, key: Any) -> dict[str, Any]:
-            network = self._network_outputs(files)
-            found.append(np.asarray(network[EMBEDDINGS]))
-            return self._answer(name, network, key)
-
-        return self._call(images, keys, signature, outputs), found[0]
+        outputs, network = self._call(images, keys, signature, with_network=True)
+        return outputs, np.asarray(network[EMBEDDINGS])
 
     def _call(
-        self,
-        images: Sequence[bytes],
-        keys: Sequence[str],
-        signature: str,
-        outputs_of: Callable[[str, Any, Any], dict[str, Any]],
-    ) -> dict[str, NDArray[Any]]:
+        self, images: Sequence[bytes], keys: Sequence[str], signature: str, *, with_network: bool = False
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Returns the outputs of a signature and, ``with_network``, those of the network."""
         encoded_keys = [key.encode() for key in keys]
+        network: dict[str, Any] = {}
         with self._explain_undecodable(images):
-            outputs = outputs_of(signature, _as_files(images), tf.constant(encoded_keys, tf.string))
+            files, key = _as_files(images), tf.constant(encoded_keys, tf.string)
+            if with_network or self._network_of_engine is not None:
+                network = self._network_outputs(files)
+                outputs = self._answer(signature, network, key)
+            else:
+                outputs = self.signatures[signature](image_bytes=files, key=key)
         if outputs["key"].numpy().tolist() != encoded_keys:
             raise CheckFailedError(
                 "the model does not return the keys unchanged", remedy="export the model again"
             )
-        return {name: value.numpy() for name, value in outputs.items()}
+        return {name: value.numpy() for name, value in outputs.items()}, network
 
     @contextmanager
     def _explain_undecodable(self, images: Sequence[bytes]) -> Iterator[None]:
@@ -181,12 +178,6 @@ class ServedModel:
                 f"the model cannot decode an image: {reason}",
                 remedy="run the validate step on the data, which reports the image",
             ) from None
-
-    def _outputs_of_signature(self, signature: str, files: Any, keys: Any) -> dict[str, Any]:
-        if self._network_of_engine is not None:
-            return self._answer(signature, self._network_outputs(files), keys)
-        outputs: dict[str, Any] = self.signatures[signature](image_bytes=files, key=keys)
-        return outputs
 
     def _network_outputs(self, files: Any) -> dict[str, Any]:
         pixels = self._loaded.pixels_of_files(files)

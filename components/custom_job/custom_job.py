@@ -1,18 +1,14 @@
 """Trains in a CustomJob: the command line that trains anywhere, on machines of Vertex AI."""
 
 import functools
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from imgpipe.components.common.dataset import MANIFEST_NAME
-from imgpipe.components.common.errors import (
-    InterruptedRunError,
-    MissingInputError,
-    PipelineError,
-)
+from imgpipe.components.common.errors import InterruptedRunError, PipelineError
 from imgpipe.components.common.log import log_event, log_result
+from imgpipe.components.common.provenance import PROVENANCE_NAME, read_json_object
 from imgpipe.components.custom_job.arguments import CustomJobArguments, RunArguments
 from imgpipe.components.platforms.google_credentials import account_of_step
 from imgpipe.components.platforms.vertex.client import is_plain_http
@@ -144,13 +140,11 @@ def training_command_line(
 
 
 def _read_best_evaluation(model_folder: Path) -> dict[str, Any]:
-    try:
-        provenance: Mapping[str, Any] = json.loads((model_folder / "provenance.json").read_text("utf-8"))
-    except OSError as error:
-        raise MissingInputError(
-            f"the job succeeded, but its model is not in {str(model_folder)!r}: {error.strerror}",
-            remedy="the job must see the same bucket at /gcs: run it in the bucket's region and project",
-        ) from None
+    provenance = read_json_object(
+        model_folder / PROVENANCE_NAME,
+        remedy="the job has succeeded, and must see the same bucket at /gcs: run it in the bucket's region "
+        "and project",
+    )
     step = provenance["best_step"]
     evaluations = provenance["evaluations"]
     best = next((evaluation for evaluation in evaluations if evaluation["step"] == step), {"step": step})
