@@ -168,10 +168,7 @@ def _content(image: Any, key: str) -> bytes:
     if isinstance(image, bytes):
         return image
     if isinstance(image, str | os.PathLike):
-        from imgpipe.components.storage import is_local, local_path, parse_location
-
-        path = os.fspath(image)
-        return _file_content(local_path(path)) if is_local(path) else parse_location(path).read()
+        return _file_content(os.fspath(image))
     if isinstance(image, np.ndarray):
         return _encoded(_picture(image, key), key)
     if isinstance(image, Image.Image):
@@ -179,12 +176,14 @@ def _content(image: Any, key: str) -> bytes:
     raise _not_an_image(image, where=f"image {key}")
 
 
-def _file_content(path: Path) -> bytes:
+def _file_content(path: str) -> bytes:
+    from imgpipe.components.storage import parse_location
+
     try:
-        return path.read_bytes()
+        return parse_location(path).read()
     except OSError as error:
         raise MissingInputError(
-            f"cannot read the image {str(path)!r}: {error.strerror}",
+            f"cannot read the image {path!r}: {error.strerror}",
             remedy="check the path; for a folder, give the list of its files",
         ) from None
 

@@ -244,8 +244,8 @@ def checked_value(field: "dataclasses.Field[Any]", value: Any) -> Any:
     try:
         converted = _converted(value, type(field.default))
     except (ValueError, OverflowError):
-        kind = _TYPE_NAMES
-        problem = ", ".join(filter(None, (f"must be {kind[type(field.default)]}", allowed_values(field))))
+        kind = _TYPE_NAMES[type(field.default)]
+        problem = ", ".join(filter(None, (f"must be {kind}", allowed_values(field))))
         if field.metadata["choices"] is not None:
             problem = "must be " + _any_of([f'"{choice}"' for choice in field.metadata["choices"]])
     else:
@@ -373,9 +373,8 @@ def parse_text(field: "dataclasses.Field[Any]", text: str) -> Any:
             ]
         return kind(text)
     except (KeyError, ValueError):
-        names = {int: "a whole number", float: "a number", bool: "true or false"}
         raise InvalidArgumentError(
-            f"--{field.name}={text}: must be {names[kind]}", remedy=description_of(field)
+            f"--{field.name}={text}: must be {_TYPE_NAMES[kind]}", remedy=description_of(field)
         ) from None
 
 

@@ -202,11 +202,11 @@ class FieldsReader:
         value = self._get(name)
         return None if value is None else self._finite(name, value)
 
-    def boolean(self, name: str, default: bool = False) -> bool:
-        """Returns a Boolean field."""
+    def boolean(self, name: str) -> bool:
+        """Returns a Boolean field; False if it is missing."""
         value = self._get(name)
         if value is None:
-            return default
+            return False
         if not isinstance(value, bool):
             raise self.error(name, value, "true or false")
         return value
