@@ -41,11 +41,6 @@ def test_convert_into_a_folder_with_other_files_raises(flowers, tmp_path):
         imgpipe.convert(tmp_path, images=flowers, progress=False)
 
 
-def test_an_unknown_option_names_the_nearest(tmp_path):
-    with pytest.raises(InvalidArgumentError, match="did you mean images"):
-        imgpipe.convert(tmp_path / "shards", image="flowers")
-
-
 def test_a_wrong_option_is_refused_before_any_work(flowers, tmp_path):
     with pytest.raises(InvalidArgumentError, match="validation_fraction=2"):
         imgpipe.convert(tmp_path / "shards", images=flowers, validation_fraction=2.0)

@@ -7,7 +7,6 @@ from imgpipe.components.common.dataset import (
     Manifest,
     Shard,
     Split,
-    file_sha256,
     parse_manifest,
     read_manifest,
     serialize_manifest,
@@ -77,16 +76,6 @@ def test_a_malformed_manifest_is_rejected_with_its_path(tmp_path, content, messa
     assert "convert" in str(caught.value)
 
 
-def test_a_missing_manifest_is_missing_input(tmp_path):
-    with pytest.raises(MissingInputError, match="convert step"):
-        read_manifest(tmp_path)
-
-
-def test_file_sha256_is_of_the_whole_file(tmp_path):
-    (tmp_path / "x").write_bytes(b"x" * 1_000_000)
-    assert file_sha256(tmp_path / "x") == hashlib.sha256(b"x" * 1_000_000).hexdigest()
-
-
 def test_the_serialization_of_a_single_label_manifest_has_not_changed():
     split = Split((Shard("train-0", 3, 10, "ab"),), (2, 1))
     manifest = Manifest(("a", "b"), {"train": split}, {"rows": 3})
@@ -110,4 +99,5 @@ def test_a_cached_data_set_whose_files_were_deleted_is_reported_with_the_input_t
     """KFP's launcher downloads nothing for a deleted artifact, and does not fail."""
     with pytest.raises(MissingInputError, match="cannot read the dataset manifest") as error:
         read_manifest(tmp_path / "deleted")
+    assert "the convert step wrote" in error.value.remedy
     assert "set data_version to a new name" in error.value.remedy

@@ -3,8 +3,6 @@ import hashlib
 import io
 import itertools
 import re
-import zipfile
-from pathlib import Path
 
 import jinja2
 import pytest
@@ -12,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from imgpipe.components.common import html_page
 from imgpipe.components.common.html_page import (
     Series,
     Thumbnail,
@@ -233,20 +230,3 @@ def test_missing_numbers_are_dashes():
     assert percent(None) == decimal(None) == "\N{EN DASH}"
     assert percent(0.12345) == "12.3%"
     assert decimal(0.12345) == "0.123"
-
-
-def test_templates_can_be_loaded_from_a_zip_archive(tmp_path, monkeypatch):
-    archive = tmp_path / "packed.zip"
-    name = f"packed_{abs(hash(tmp_path))}"
-    with zipfile.ZipFile(archive, "w") as file:
-        file.writestr(f"{name}/__init__.py", "")
-        file.writestr(
-            f"{name}/templates/own.html", '{% extends "page.html" %}{% block body %}here{% endblock %}'
-        )
-    monkeypatch.syspath_prepend(archive)
-    assert "here" in render("own.html", name)
-
-
-def test_templates_are_inside_the_package():
-    templates = Path(html_page.__file__).parent / "templates"
-    assert {path.name for path in templates.iterdir()} >= {"page.html", "page.css", "page.js", "macros.html"}

@@ -1,9 +1,8 @@
 import pytest
 
-from imgpipe.components.common.errors import InvalidArgumentError, OutputError
+from imgpipe.components.common.errors import OutputError
 from imgpipe.components.common.provenance import write_provenance
 from imgpipe.components.common.published_model import check_model_target, publish_model
-from imgpipe.components.export.arguments import ExportArguments
 from imgpipe.components.storage import parse_location
 
 
@@ -69,13 +68,6 @@ def test_other_files_and_folders_are_not_replaced(model, tmp_path, make):
 def test_an_empty_folder_is_accepted(model, tmp_path):
     (tmp_path / "job" / "model").mkdir(parents=True)
     assert (publish_model(model, parse_location(tmp_path / "job")).path / "variables").is_dir()
-
-
-def test_an_unsupported_uri_is_not_a_folder_with_that_name():
-    with pytest.raises(
-        InvalidArgumentError, match="az:// is not supported; local paths, gs:// and s3:// are"
-    ):
-        ExportArguments(job_dir="az://bucket/job")
 
 
 # ---------------------------------------------------------------- buckets

@@ -102,17 +102,17 @@ def test_every_image_needs_a_key(signature, images, keys):
         call(signature, images[:2], keys)
 
 
+class Mean:
+    """Returns the mean red, green and blue as logits."""
+
+    variables = ()
+
+    def logits(self, images, **_):
+        return tf.reduce_mean(tf.cast(images, tf.float32), axis=[1, 2]) / 5 - 25
+
+
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_a_temperature_divides_the_logits(multi_label, images, tmp_path):
-    class Mean:
-        """Returns differences of the mean red, green and blue as logits."""
-
-        variables = ()
-
-        def logits(self, images, **_):
-            means = tf.reduce_mean(tf.cast(images, tf.float32), axis=[1, 2])
-            return (means - tf.reduce_mean(means, axis=1, keepdims=True)) / 5
-
     for temperature in (1.0, 3.7):
         folder = tmp_path / str(temperature)
         write_saved_model(Mean(), 8, LABELS, folder, multi_label=multi_label, temperature=temperature)
@@ -129,14 +129,6 @@ def test_a_temperature_divides_the_logits(multi_label, images, tmp_path):
 
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_the_label_sets_are_those_of_the_probabilities(multi_label, images, tmp_path):
-    class Mean:
-        """Returns the mean red, green and blue as logits."""
-
-        variables = ()
-
-        def logits(self, images, **_):
-            return tf.reduce_mean(tf.cast(images, tf.float32), axis=[1, 2]) / 5 - 25
-
     thresholds = (0.5, 0.3, 0.6) if multi_label else (0.4,)
     folder = tmp_path / "model"
     write_saved_model(Mean(), 8, LABELS, folder, multi_label=multi_label, set_thresholds=thresholds)
@@ -194,9 +186,3 @@ def test_a_moved_folder_can_be_served_without_our_code(folder, signature, images
     assert result.returncode == 0, result.stderr
     found = [float(word) for word in result.stdout.split()]
     assert found == pytest.approx(call(signature, [images[3]])["probabilities"][0].tolist(), abs=1e-6)
-
-
-def test_the_labels_are_an_asset_of_the_model(folder):
-    assert (folder / "assets" / "labels.txt").read_text(encoding="utf-8") == "".join(
-        f"{label}\n" for label in LABELS
-    )

@@ -32,12 +32,6 @@ def test_predictions_are_in_the_order_of_the_images(folder, encode):
         np.testing.assert_allclose(alone.probabilities[0], together.probabilities[number], atol=1e-6)
 
 
-def test_an_empty_batch_has_no_predictions(folder):
-    answer = load_served_model(folder).predict([])
-    assert answer.classes.shape == (0,)
-    assert answer.probabilities.shape == (0, 2)
-
-
 def test_an_undecodable_image_is_reported_in_one_line_with_the_reason(folder, encode):
     model = load_served_model(folder)
     photo = encode(np.zeros((64, 64, 3)), "JPEG")

@@ -13,6 +13,7 @@ from imgpipe.components.common.tensorflow_2_6 import unknown_operations
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.train.model_types import MODEL_TYPES
 from imgpipe.components.train.models import build_classifier
+from tests.components.common.test_saved_model import Mean
 from tests.components.images.image_files import EQUAL, ROTATED, encoded, picture
 
 SIZE = 64
@@ -59,12 +60,6 @@ def test_a_written_model_has_only_operations_of_tensorflow_2_6(linear_model, tmp
 
 
 def test_a_model_that_decodes_webp_needs_a_later_version_and_decodes_it(tmp_path):
-    class Mean:
-        variables = ()
-
-        def logits(self, images, **_):
-            return tf.reduce_mean(tf.cast(images, tf.float32), [1, 2]) / 16
-
     write_saved_model(Mean(), 8, ["red", "green", "blue"], tmp_path / "model", webp=True)
     assert unknown_operations(tmp_path / "model") == ["DecodeWebP"]
     signature = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]
