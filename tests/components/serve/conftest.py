@@ -7,6 +7,7 @@ import threading
 from dataclasses import dataclass, field
 
 import httpx
+import numpy as np
 import pytest
 
 from imgpipe.components.common.log import json_environment, parse_event
@@ -93,6 +94,11 @@ def server(linear_model, tmp_path_factory):
     running.folder = folder
     yield running
     stop(running)
+
+
+@pytest.fixture(scope="session")
+def photo(encode):
+    return encode(np.random.default_rng(0).integers(0, 256, (40, 40, 3)), "JPEG")
 
 
 @pytest.fixture(scope="session")

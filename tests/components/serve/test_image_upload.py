@@ -1,16 +1,10 @@
 import asyncio
 
 import httpx
-import numpy as np
 import pytest
 
 from imgpipe.components.serve.image_upload import is_upload, parse_upload
 from imgpipe.components.serve.predict_request import RequestError
-
-
-@pytest.fixture(scope="module")
-def photo(encode):
-    return encode(np.random.default_rng(0).integers(0, 256, (40, 40, 3)), "JPEG")
 
 
 def form(files, **fields):

@@ -1,15 +1,9 @@
 import base64
 import json
 
-import numpy as np
 import pytest
 
 from imgpipe.components.serve.predict_request import RequestError, parse_predict_request
-
-
-@pytest.fixture(scope="module")
-def photo(encode):
-    return encode(np.random.default_rng(0).integers(0, 256, (40, 40, 3)), "JPEG")
 
 
 def parse(content):
