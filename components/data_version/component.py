@@ -18,6 +18,4 @@ def data_version(version: OutputPath(str), arguments: DataVersionArguments) -> N
         version: The user's data_version, a digest of the files, or a unique text, which prevents caching.
         arguments: The input data, and optionally its version.
     """
-    file = Path(version)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(compute_data_version(arguments))
+    Path(version).write_text(compute_data_version(arguments))

@@ -30,6 +30,5 @@ def gate(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(asdict(decided), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     decision.metadata.update(deploy=decided.deploy, summary=decided.summary)
-    Path(reasons.path).parent.mkdir(parents=True, exist_ok=True)
     Path(reasons.path).write_text(decided.to_markdown(), encoding="utf-8")
     return decided.deploy

@@ -62,5 +62,4 @@ def form_settings(
         pod_tolerations: pods["train_tolerations"],
     }
     for path, value in outputs.items():
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")

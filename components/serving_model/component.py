@@ -19,7 +19,4 @@ def serving_model(initial_model: OutputPath(str), arguments: ServingModelArgumen
     """
     from imgpipe.components.serving_model.serving_model import find_initial_model
 
-    found = find_initial_model(arguments)
-    file = Path(initial_model)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(found, encoding="utf-8")
+    Path(initial_model).write_text(find_initial_model(arguments), encoding="utf-8")

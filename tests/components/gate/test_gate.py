@@ -115,7 +115,7 @@ def test_invalid_conditions_are_rejected(values):
 @pytest.mark.parametrize("min_accuracy", [0.5, 0.95])
 def test_the_component_returns_the_decision_and_writes_it(min_accuracy, evaluated, tmp_path):
     decision = dsl.Artifact(uri=str(tmp_path / "decision"))
-    reasons = dsl.Markdown(uri=str(tmp_path / "artifacts" / "reasons.md"))
+    reasons = dsl.Markdown(uri=str(tmp_path / "reasons.md"))
     returned = gate(
         evaluation=dsl.Artifact(uri=str(evaluated())),
         decision=decision,
@@ -126,4 +126,4 @@ def test_the_component_returns_the_decision_and_writes_it(min_accuracy, evaluate
     written = json.loads((tmp_path / "decision" / "decision.json").read_text())
     assert written["deploy"] is returned
     assert decision.metadata["summary"] == written["summary"]
-    assert written["summary"] in (tmp_path / "artifacts" / "reasons.md").read_text()
+    assert written["summary"] in (tmp_path / "reasons.md").read_text()
