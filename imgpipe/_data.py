@@ -4,13 +4,11 @@ import csv
 import json
 import os
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
 from imgpipe._arguments import AuditOptions, ConvertOptions, ValidateOptions
-from imgpipe._errors import raise_step_errors
 from imgpipe._options import check_options, list_options
 from imgpipe._progress import display
 from imgpipe._report import Report
@@ -158,8 +156,7 @@ def convert(
     """
     values = check_options((ConvertArguments,), {**options, "output_dir": output_dir})
     ConvertArguments(**values)
-    with raise_step_errors():
-        run_step("convert", _flags(values), display(progress))
+    run_step("convert", values, display(progress))
     return Dataset(values["output_dir"])
 
 
@@ -196,8 +193,7 @@ def validate(
         summary = Path(scratch, "validation.json")
         files = {"dataset": folder, "report": str(page), "summary": str(summary)}
         try:
-            with raise_step_errors():
-                run_step("validate", _flags({**values, **files}), display(progress))
+            run_step("validate", {**values, **files}, display(progress))
         except PipelineError:
             # Without a summary the data could not be read; with one, it holds the errors.
             if not summary.exists():
@@ -233,13 +229,8 @@ def audit(
     AuditArguments(**values)
     folder = dataset.path if isinstance(dataset, Dataset) else os.fspath(dataset)
     files = Path(output or tempfile.mkdtemp(prefix="imgpipe-"))
-    with raise_step_errors():
-        run_step("audit", _flags({**values, "dataset": folder, "output": files}), display(progress))
+    run_step("audit", {**values, "dataset": folder, "output": files}, display(progress))
     with (files / "decisions.csv").open(encoding="utf-8", newline="") as table:
         rows = [{name: row[name] for name in row if name != "action"} for row in csv.DictReader(table)]
     shortcuts = json.loads((files / "audit.json").read_text(encoding="utf-8"))["shortcuts"]
     return Audit(tuple(rows), tuple(shortcuts), files / "decisions.csv", Report(files / "audit.html"))
-
-
-def _flags(values: Mapping[str, Any]) -> list[str]:
-    return [f"--{name}={value}" for name, value in values.items()]

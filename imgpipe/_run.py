@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from imgpipe._arguments import RunOptions, TuneOptions
 from imgpipe._data import Dataset
-from imgpipe._errors import raise_step_errors
 from imgpipe._model import Prediction, load
 from imgpipe._options import check_options, list_options
 from imgpipe._progress import display
@@ -283,8 +282,7 @@ def _run(
     prepared = prepare_run(pipeline, check_options(pipeline.inputs, options))
     for warning in prepared.warnings:
         warnings.warn(warning, stacklevel=3)
-    with raise_step_errors():
-        run_prepared(prepared, display(progress, prepared.title))
+    run_prepared(prepared, display(progress, prepared.title))
     return Run(prepared.folder.job_dir)
 
 

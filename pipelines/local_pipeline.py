@@ -302,7 +302,7 @@ def run_prepared(run: PreparedRun, display: RunDisplay) -> RunResult:
     Raises:
         MissingInputError: if an argument names a file or folder that does not exist.
         OutputError: if the run's folder cannot be used: it holds other files, or another run uses it.
-        StepFailedError: if a step failed.
+        PipelineError: a step's error, with the step and the log.
         InterruptedRunError: if this process got SIGHUP, SIGINT or SIGTERM; in a thread other than the main
             thread, signals are not handled here.
         UnavailableError: if the ImageNet weights are neither on this machine nor can be downloaded.

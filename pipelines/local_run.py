@@ -22,11 +22,12 @@ from imgpipe.components.common.errors import (
     InterruptedRunError,
     OutputError,
     os_error_remedy,
+    reported_error,
 )
 from imgpipe.components.common.log import json_environment, parse_event
 from imgpipe.components.common.reference_predictions import PREDICTIONS_NAME
 from imgpipe.components.common.user_settings import without_user_settings
-from imgpipe.pipelines.local_step import KeyboardInterruptError, StepError
+from imgpipe.pipelines.local_step import KeyboardInterruptError
 from imgpipe.pipelines.run_display import RunDisplay
 from imgpipe.pipelines.run_folder import RunFolder
 from imgpipe.pipelines.targets.local_docker import SECONDS_TO_END as CONTAINER_SECONDS_TO_END
@@ -56,20 +57,6 @@ class _Progress:
     current_step: str = ""
     last_lines: list[str] = field(default_factory=list)
     stop_signal: int = 0
-
-
-class StepFailedError(StepError):
-    """The error of a step of a run.
-
-    Args:
-        event: The step's ``step_failed`` event.
-        log: The run's log.
-    """
-
-    def __init__(self, event: Mapping[str, Any], log: Path) -> None:
-        super().__init__(event)
-        self.log = log
-        self.step: str = event["step"]
 
 
 @dataclass(frozen=True)
@@ -114,7 +101,7 @@ def run_locally(
         command: The command that starts the run, for the report.
 
     Raises:
-        StepFailedError: if a step failed.
+        PipelineError: a step's error, with the step and the log.
         InternalError: if the run failed without an error from a step.
     """
     started = time.monotonic()
@@ -146,7 +133,10 @@ def run_locally(
         _copy(progress, "evaluate", "report", folder.report)
         _complete_report(progress, folder.report, command, time.monotonic() - started)
     if progress.failure is not None:
-        raise StepFailedError(progress.failure, folder.log)
+        error = reported_error(progress.failure)
+        error.step, error.log = progress.failure["step"], str(folder.log)
+        error.add_note(f"in step {error.step}; log: {error.log}")
+        raise error
     if status != 0 or "evaluate" not in progress.results:
         raise _unknown_error(progress, folder)
     total = time.monotonic() - started

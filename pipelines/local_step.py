@@ -3,48 +3,36 @@
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from imgpipe.components.common.errors import InternalError, InterruptedRunError, PipelineError
+from imgpipe.components.common.errors import InternalError, InterruptedRunError, reported_error
 from imgpipe.components.common.log import json_environment, parse_event
 from imgpipe.components.common.user_settings import without_user_settings
 from imgpipe.pipelines.run_display import RunDisplay
-
-
-class StepError(PipelineError):
-    """The error that a step reported, with the step's exit code.
-
-    Args:
-        event: The step's ``step_failed`` event.
-    """
-
-    def __init__(self, event: Mapping[str, Any]) -> None:
-        super().__init__(event["problem"], where=event["where"], remedy=event["remedy"])
-        self.exit_code = event["exit_code"]
-        self.retry_can_help = event["retry_can_help"]
 
 
 class KeyboardInterruptError(InterruptedRunError, KeyboardInterrupt):
     """Ctrl-C: to programs an InterruptedRunError, to Python and notebooks a KeyboardInterrupt."""
 
 
-def run_step(step: str, flags: Sequence[str], display: RunDisplay) -> None:
+def run_step(step: str, arguments: Mapping[str, Any], display: RunDisplay) -> None:
     """Runs ``python -m components.<step>`` and waits for its end; Ctrl-C ends both.
 
     Args:
         step: The name of the step's folder.
-        flags: The command-line flags.
+        arguments: Its arguments by name.
         display: Shows the progress.
 
     Raises:
-        StepError: if the step failed.
+        PipelineError: the step's error, if it failed.
         KeyboardInterruptError: after Ctrl-C.
         InternalError: if it failed without an error message.
     """
     started = time.monotonic()
     # -P keeps a user's folder `components` from hiding ours.
-    command = [sys.executable, "-P", "-m", f"imgpipe.components.{step}", *flags]
+    command = [sys.executable, "-P", "-m", f"imgpipe.components.{step}"]
+    command += [f"--{name}={value}" for name, value in arguments.items()]
     failure = None
     last_line = ""
     with subprocess.Popen(
@@ -84,4 +72,4 @@ def run_step(step: str, flags: Sequence[str], display: RunDisplay) -> None:
             f"{': ' if last_line else ''}{last_line}",
             remedy="if the machine ran out of memory, use one with more; otherwise report this",
         )
-    raise StepError(failure)
+    raise reported_error(failure)

@@ -8,6 +8,8 @@ above) and states whether a retry can help: an orchestrator that retries only
 
 import errno
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from imgpipe.components.common.characters import escape_controls
 from imgpipe.components.common.urls import redact_urls
@@ -67,10 +69,15 @@ class PipelineError(Exception):
         problem: What is wrong, including the given value.
         where: The file, row, record or argument; may be empty if ``problem`` names it.
         remedy: What the user can do about it.
+
+    Attributes:
+        step: The step of a run that failed; empty elsewhere.
+        log: The file with the run's log; empty elsewhere.
     """
 
     exit_code = 70
     retry_can_help = False
+    step = log = ""
 
     def __init__(self, problem: str, *, where: str = "", remedy: str = "") -> None:
         problem, where, remedy = (_shorten(text) for text in (problem, where, remedy))
@@ -171,3 +178,14 @@ ERROR_CLASSES: tuple[type[PipelineError], ...] = (
     InterruptedRunError,
     CheckFailedError,
 )
+
+
+def error_class_of(exit_code: int, otherwise: type[PipelineError]) -> type[PipelineError]:
+    """Returns the class of the error with which another process has ended."""
+    return next((known for known in ERROR_CLASSES if known.exit_code == exit_code), otherwise)
+
+
+def reported_error(event: Mapping[str, Any]) -> PipelineError:
+    """Returns the error that another process has reported as its event ``step_failed``."""
+    error_class = error_class_of(event["exit_code"], PipelineError)
+    return error_class(event["problem"], where=event["where"], remedy=event["remedy"])

@@ -69,16 +69,12 @@ def audit(dataset: str, output: str, **flags: Any) -> None:
         arguments.check_weights()
         if not dataset:
             dataset = convert.setdefault("output_dir", str(Path(output, "data")))
-            run_step("convert", _flags(convert), RunDisplay(console))
+            run_step("convert", convert, RunDisplay(console))
         audited: dict[str, Any] = {
             name: given[name] for name in ("audit_model_type", "max_image_pixels") if name in given
         }
-        run_step("audit", _flags({**audited, "dataset": dataset, "output": output}), RunDisplay(console))
+        run_step("audit", {**audited, "dataset": dataset, "output": output}, RunDisplay(console))
     except PipelineError as error:
         exit_with_error(error, console)
     click.echo(f"  page       {Path(output, 'audit.html')}")
     click.echo(f"  decisions  {Path(output, 'decisions.csv')}")
-
-
-def _flags(values: dict[str, Any]) -> list[str]:
-    return [f"--{name}={value}" for name, value in values.items()]

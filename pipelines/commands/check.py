@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from imgpipe.components.common.errors import ERROR_CLASSES
+from imgpipe.components.common.errors import PipelineError, error_class_of
 from imgpipe.components.common.plural import plural
 from imgpipe.components.common.shared_arguments import NO_TARGET
 from imgpipe.components.platforms.vertex.client import authorized_session, check_credentials
@@ -77,7 +77,7 @@ def check_submission(submission: Submission, target: TargetOptions) -> None:
             fix = f"; to fix it: {finding.fix}" if finding.fix else ""
             notice(f"{finding.status}: {finding.subject}: {finding.message}{fix}")
     if first_error is not None:
-        error_class = next(error for error in ERROR_CLASSES if error.exit_code == first_error.exit_code)
+        error_class = error_class_of(first_error.exit_code, PipelineError)
         raise error_class(f"{first_error.subject}: {first_error.message}", remedy=first_error.fix)
 
 

@@ -80,7 +80,7 @@ def predict(files: tuple[str, ...], output_format: str, **flags: Any) -> None:
                 "--output-dir is missing",
                 remedy="set --output-dir FOLDER; or, for a few images, name the files in place of --images",
             )
-        run_step("batch_predict", [f"--{name}={value}" for name, value in given.items()], RunDisplay(console))
+        run_step("batch_predict", given, RunDisplay(console))
     except PipelineError as error:
         exit_with_error(error, console)
     click.echo(f"  predictions  {arguments.output_dir}")

@@ -34,7 +34,7 @@ from imgpipe.pipelines.local_pipeline import (
     prepare_run,
     run_prepared,
 )
-from imgpipe.pipelines.local_run import RunResult, StepFailedError
+from imgpipe.pipelines.local_run import RunResult
 from imgpipe.pipelines.run_display import RunDisplay
 from imgpipe.pipelines.run_folder import RunFolder
 
@@ -234,13 +234,11 @@ def _summary(folder: RunFolder, result: RunResult) -> dict[str, Any]:
 
 def exit_with_error(error: PipelineError, console: Console, *, output_format: str = "text") -> NoReturn:
     """Prints an error and exits with its exit code."""
-    step = error.step if isinstance(error, StepFailedError) else ""
-    log = str(error.log) if isinstance(error, StepFailedError) else ""
-    text = f"\nerror{' in ' + step if step else ''}: {_with_flags(str(error))}"
-    text += f"\nlog: {log}" if log else ""
+    text = f"\nerror{error.step and f' in {error.step}'}: {_with_flags(str(error))}"
+    text += error.log and f"\nlog: {error.log}"
     console.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
     if output_format == "json":
-        fields = {**error_fields(error), "step": step, "logs": log}
+        fields = {**error_fields(error), "step": error.step, "logs": error.log}
         click.echo(json.dumps(fields, ensure_ascii=False))
     sys.exit(error.exit_code)
 

@@ -6,9 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from rich.console import Console
 
-from imgpipe.components.common.errors import MissingInputError, UnavailableError
+from imgpipe.components.common.errors import InvalidDataError, MissingInputError, UnavailableError
 from imgpipe.pipelines.local_pipeline import TRAIN, prepare_run, run_prepared
-from imgpipe.pipelines.local_run import StepFailedError
 from imgpipe.pipelines.run_display import RunDisplay
 
 
@@ -39,7 +38,7 @@ def test_a_step_error_is_raised_and_signal_handlers_are_restored(current_folder,
     (current_folder / "train.csv").write_text("missing.png,red\nmissing.png,blue\n")
     run = prepare_run(TRAIN, {"train_csv": "train.csv", "weights": "none", "job_dir": "job"})
     display = RunDisplay(Console(quiet=True))
-    with ThreadPoolExecutor(1) as pool, pytest.raises(StepFailedError, match=r"missing\.png") as caught:
+    with ThreadPoolExecutor(1) as pool, pytest.raises(InvalidDataError, match=r"missing\.png") as caught:
         pool.submit(run_prepared, run, display).result() if in_thread else run_prepared(run, display)
     assert caught.value.step == "convert"
     assert signal.getsignal(signal.SIGINT) is handler

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from imgpipe.components.common.errors import (
-    ERROR_CLASSES,
     EXIT_CODE_INTERRUPTED,
     InternalError,
     InterruptedRunError,
     InvalidArgumentError,
     InvalidResponseError,
     PipelineError,
+    error_class_of,
 )
 from imgpipe.components.common.log import log_event
 from imgpipe.components.platforms.polling import FIRST_PAUSE_SECONDS, poll, retry
@@ -332,7 +332,7 @@ def failure_of(job: Any) -> PipelineError | None:
     if code in (137, 143):
         remedy = "if the machine ran out of memory (137), lower train_batch_size or use a larger machine"
         return InternalError(f"the training was killed (exit status {code})", where=where, remedy=remedy)
-    error_class = next((known for known in ERROR_CLASSES if known.exit_code == code), InternalError)
+    error_class = error_class_of(code, InternalError)
     remedy = "see the line `step_failed` in its logs"
     if code == EXIT_CODE_INTERRUPTED:
         remedy = "start it again: it resumes from its checkpoints"

@@ -17,12 +17,12 @@ from imgpipe.components.common.dataset import (
     shard_location,
 )
 from imgpipe.components.common.errors import (
-    ERROR_CLASSES,
     CheckFailedError,
     InterruptedRunError,
     InvalidArgumentError,
     PipelineError,
     UnavailableError,
+    error_class_of,
 )
 from imgpipe.components.common.hyperparameters import METRIC
 from imgpipe.components.common.log import JSON, LOG_FORMAT_VARIABLE, log_event, with_progress
@@ -322,7 +322,7 @@ def _failure(state: SearchState, trials: Sequence[Trial], name: str) -> Pipeline
         )
     exit_codes = {trial.exit_code for trial in failed}
     last = failed[-1]
-    of_last = next((kind for kind in ERROR_CLASSES if kind.exit_code == last.exit_code), CheckFailedError)
+    of_last = error_class_of(last.exit_code, CheckFailedError)
     error_class = of_last if len(exit_codes) == 1 and not of_last.retry_can_help else CheckFailedError
     return error_class(
         f"{len(failed)} of {len(trials)} trials failed: {reason}; the last: {last.problem}",

@@ -10,7 +10,6 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from imgpipe.components.common.errors import (
-    ERROR_CLASSES,
     EXIT_CODE_INTERRUPTED,
     CheckFailedError,
     InterruptedRunError,
@@ -19,6 +18,7 @@ from imgpipe.components.common.errors import (
     OutputError,
     PipelineError,
     UnavailableError,
+    error_class_of,
 )
 from imgpipe.components.common.hyperparameters import METRIC
 from imgpipe.components.common.log import log_event
@@ -308,9 +308,7 @@ class _Run:
         """Returns the error that ends the search after a failed trial, or None if it continues."""
         failed = [trial for trial in trials if trial.state == FAILED]
         ended = [trial for trial in trials if trial.state != RUNNING]
-        error_class = next(
-            (known for known in ERROR_CLASSES if known.exit_code == last.exit_code), CheckFailedError
-        )
+        error_class = error_class_of(last.exit_code, CheckFailedError)
         where = f"trial {last.id}, {values_text(last.values)}"
         if issubclass(error_class, _ERRORS_OF_EVERY_TRIAL) and len(failed) == len(ended):
             return error_class(
