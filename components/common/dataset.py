@@ -35,7 +35,7 @@ class Shard:
         bytes: The size of the file.
         sha256: Of the whole file, in hexadecimal.
         record_sizes: The sizes of the records, see ``tfrecord.encode_record_sizes``, so that no reader scans
-            the file for them; empty in manifests of earlier versions.
+            the file for them.
     """
 
     path: str

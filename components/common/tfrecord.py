@@ -79,7 +79,7 @@ class RecordLocation:
     @property
     def end(self) -> int:
         """The offset of the next record."""
-        return self.offset + _HEADER_BYTES + self.length + _FOOTER_BYTES
+        return self.offset + framed_size(self.length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,41 +223,6 @@ def read_records(path: Path, display_name: str = "") -> Iterator[tuple[int, byte
     for block in read_record_blocks(path, display_name):
         for location in block.locations:
             yield location.offset, block.data(location)
-
-
-def read_record_offsets(path: Path) -> NDArray[np.int64]:
-    """Returns the offset of each record of an uncompressed TFRecord file, followed by the file's size.
-
-    Only the headers are read, a few bytes per record, whatever the size of the file.
-
-    Returns:
-        int64 [records + 1], in bytes.
-
-    Raises:
-        MissingInputError: if the file cannot be opened.
-        InvalidDataError: if a record's length is damaged, or the file ends inside a record.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise MissingInputError(f"cannot read {path}: {error.strerror}", remedy="check the path") from None
-    offsets = [0]
-    try:
-        size = os.fstat(descriptor).st_size
-        if hasattr(os, "posix_fadvise"):
-            # Otherwise the system reads ahead the skipped data.
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
-        while offsets[-1] < size:
-            header = _read_at(descriptor, _HEADER_BYTES, offsets[-1])
-            location = RecordLocation(len(offsets) - 1, offsets[-1], 0)
-            if _masked_crc(header[:8]) != header[8:]:
-                raise _damaged_record(str(path), _WRONG_LENGTH, location)
-            offsets.append(replace(location, length=_length_of(header)).end)
-    finally:
-        os.close(descriptor)
-    if offsets[-1] > size:
-        raise _damaged_record(str(path), _TRUNCATED, location)
-    return np.array(offsets, np.int64)
 
 
 def encode_record_sizes(sizes: Sequence[int]) -> str:

@@ -160,6 +160,7 @@ def _features(
     batches = evaluation_batches(
         shard_paths(folder, split),
         shard_examples=[shard.examples for shard in split.shards],
+        record_sizes=[shard.record_sizes for shard in split.shards],
         image_size=size,
         batch_size=_BATCH_SIZE,
         images=images,

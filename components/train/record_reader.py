@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from imgpipe.components.common.dataset import CONVERT_AGAIN
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 from imgpipe.components.common.plural import plural
-from imgpipe.components.common.tfrecord import decode_record_offsets, read_record_at, read_record_offsets
+from imgpipe.components.common.tfrecord import decode_record_offsets, read_record_at, read_record_blocks
 from imgpipe.components.train.example_order import BLOCK
 
 # Far below the operating system's limit per process. Other shards are reopened when they are needed.
@@ -30,8 +30,8 @@ class RecordReader:
     Args:
         paths: The shards.
         shard_examples: Number of examples in each shard.
-        record_sizes: The manifest's ``record_sizes`` of each shard. Where they are empty, the offsets are
-            read from the headers of a shard's records when its first record is needed.
+        record_sizes: The manifest's ``record_sizes`` of each shard. Without them, a whole shard is read for
+            its offsets when its first record is needed.
     """
 
     def __init__(
@@ -111,7 +111,8 @@ class RecordReader:
     def _offsets_of(self, shard: int) -> NDArray[np.int64]:
         path, sizes = self._paths[shard], self._record_sizes[shard]
         if not sizes:
-            return read_record_offsets(path)
+            ends = [location.end for block in read_record_blocks(path) for location in block.locations]
+            return np.array([0, *ends], np.int64)
         offsets = decode_record_offsets(sizes)
         try:
             found = path.stat().st_size

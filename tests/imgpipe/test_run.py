@@ -11,7 +11,7 @@ import pytest
 
 import imgpipe
 from imgpipe._options import check_options
-from imgpipe.errors import InterruptedRunError, InvalidArgumentError, InvalidDataError, MissingInputError
+from imgpipe.errors import InterruptedRunError, InvalidArgumentError, MissingInputError
 from imgpipe.pipelines.local_pipeline import RETRAIN, TUNE, prepare_run
 from tests.imgpipe.conftest import LABELS, QUICK
 
@@ -126,25 +126,6 @@ def test_a_wrong_option_is_refused_before_anything_is_written(tmp_path, monkeypa
     with pytest.raises(InvalidArgumentError, match=words):
         imgpipe.run(**options)
     assert not list(tmp_path.iterdir())
-
-
-def test_the_error_of_a_step_is_raised_as_its_own_class(tmp_path, flowers):
-    (tmp_path / "train.csv").write_text(f"{flowers}/daisy/0.png,daisy\nmissing.png,rose\n")
-    with pytest.raises(InvalidDataError, match=r"missing\.png") as raised:
-        imgpipe.run(train_csv=tmp_path / "train.csv", job_dir=tmp_path / "job", progress=False, **QUICK)
-    assert raised.value.remedy
-
-
-def test_a_run_works_in_a_thread(flowers, tmp_path):
-    runs = []
-
-    def work():
-        runs.append(imgpipe.run(images=flowers, job_dir=tmp_path / "job", progress=False, **QUICK))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert runs[0].metrics["examples"] == 12
 
 
 # A pipe that is not closed is a warning in the notebook.

@@ -41,6 +41,8 @@ def test_a_step_error_is_raised_and_signal_handlers_are_restored(current_folder,
     with ThreadPoolExecutor(1) as pool, pytest.raises(InvalidDataError, match=r"missing\.png") as caught:
         pool.submit(run_prepared, run, display).result() if in_thread else run_prepared(run, display)
     assert caught.value.step == "convert"
+    assert caught.value.remedy
+    assert caught.value.__notes__ == [f"in step convert; log: {caught.value.log}"]
     assert signal.getsignal(signal.SIGINT) is handler
 
 

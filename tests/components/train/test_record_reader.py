@@ -92,7 +92,7 @@ def test_a_number_of_records_that_differs_from_the_manifest_is_rejected(paths):
 
 
 def test_no_shard_is_scanned_if_the_manifest_has_the_sizes_of_its_records(paths, contents, monkeypatch):
-    monkeypatch.setattr(record_reader, "read_record_offsets", lambda path: pytest.fail(f"scanned {path}"))
+    monkeypatch.setattr(record_reader, "read_record_blocks", lambda path: pytest.fail(f"scanned {path}"))
     ends = np.cumsum(COUNTS)
     sizes = [
         encode_record_sizes([framed_size(len(data)) for data in contents[end - count : end]])
