@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
+from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, must_be_readable
 
 if TYPE_CHECKING:
     from imgpipe._run import Run
@@ -179,13 +179,9 @@ def _content(image: Any, key: str) -> bytes:
 def _file_content(path: str) -> bytes:
     from imgpipe.components.storage import parse_location
 
-    try:
+    remedy = "check the path; for a folder, give the list of its files"
+    with must_be_readable(f"the image {path!r}", remedy=remedy):
         return parse_location(path).read()
-    except OSError as error:
-        raise MissingInputError(
-            f"cannot read the image {path!r}: {error.strerror}",
-            remedy="check the path; for a folder, give the list of its files",
-        ) from None
 
 
 def _picture(pixels: NDArray[Any], key: str) -> Image.Image:

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from imgpipe.components.common.errors import InvalidDataError, MissingInputError
+from imgpipe.components.common.errors import InvalidDataError, must_be_readable
 from imgpipe.components.common.plural import plural
 
 
@@ -29,7 +29,7 @@ def read_csv_table(
         InvalidDataError: naming the line, if the file is not CSV or a row has another number of columns.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as text:
+        with must_be_readable(f"the file {file!r}"), path.open(encoding="utf-8-sig", newline="") as text:
             delimiter = find_delimiter(text.readline())
             text.seek(0)
             rows = csv.reader(text, strict=True, delimiter=delimiter)
@@ -45,10 +45,6 @@ def read_csv_table(
                         remedy="write one value for each column; a value may be empty",
                     )
                 yield rows.line_num, dict(zip(header, cells, strict=True))
-    except OSError as error:
-        raise MissingInputError(
-            f"cannot read the file {file!r}: {error.strerror}", remedy="check the path"
-        ) from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InvalidDataError(
             f"the file is not CSV in UTF-8: {error}", where=file, remedy="save it as CSV in UTF-8"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
+from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, must_be_readable
 from imgpipe.components.storage import LocalLocation, Location, resolve
 
 MANIFEST_NAME = "manifest.json"
@@ -157,14 +157,9 @@ def read_manifest_at(folder: Location) -> Manifest:
         InterruptedRunError: if a remote store cannot be reached.
     """
     location = folder / MANIFEST_NAME
-    try:
-        text = location.read()
-    except OSError as error:
-        raise MissingInputError(
-            f"cannot read the dataset manifest {location!r}: {error.strerror}",
-            remedy=f"use the folder that the convert step wrote, with its {MANIFEST_NAME}; {CONVERT_AGAIN}",
-        ) from None
-    return parse_manifest(text, where=str(location))
+    remedy = f"use the folder that the convert step wrote, with its {MANIFEST_NAME}; {CONVERT_AGAIN}"
+    with must_be_readable(f"the dataset manifest {location!r}", remedy=remedy):
+        return parse_manifest(location.read(), where=str(location))
 
 
 def parse_manifest(text: bytes, *, where: str) -> Manifest:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imgpipe.components.common.errors import MissingInputError
+from imgpipe.components.common.errors import must_be_readable
 from imgpipe.components.common.provenance import DRIFT_NAME
 
 # Images in a window.
@@ -77,13 +77,10 @@ def load_sketch(folder: Path) -> DriftSketch | None:
     path = folder / DRIFT_NAME
     if not path.is_file():
         return None
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return DriftSketch(**arrays)
-    except (OSError, ValueError, EOFError, TypeError, KeyError) as error:
-        raise MissingInputError(
-            f"cannot read {str(path)!r}: {error}", remedy="export the model again"
-        ) from None
+    damage = (ValueError, EOFError, TypeError, KeyError)
+    readable = must_be_readable(repr(str(path)), *damage, remedy="export the model again")
+    with readable, np.load(path, allow_pickle=False) as arrays:
+        return DriftSketch(**arrays)
 
 
 def make_sketch(embeddings: NDArray[np.float32], seed: int = 0) -> DriftSketch | None:

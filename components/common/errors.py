@@ -8,7 +8,8 @@ above) and states whether a retry can help: an orchestrator that retries only
 
 import errno
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from imgpipe.components.common.characters import escape_controls
@@ -189,3 +190,19 @@ def reported_error(event: Mapping[str, Any]) -> PipelineError:
     """Returns the error that another process has reported as its event ``step_failed``."""
     error_class = error_class_of(event["exit_code"], PipelineError)
     return error_class(event["problem"], where=event["where"], remedy=event["remedy"])
+
+
+@contextmanager
+def must_be_readable(what: str, *damage: type[Exception], remedy: str = "check the path") -> Iterator[None]:
+    """Raises a MissingInputError if the block cannot read a file.
+
+    Args:
+        what: The file, as the message names it.
+        *damage: What the block raises for a damaged file, besides OSError.
+        remedy: What to do.
+    """
+    try:
+        yield
+    except (OSError, *damage) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise MissingInputError(f"cannot read {what}: {reason}", remedy=remedy) from None

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from imgpipe.components.common.arguments import nearest_name
-from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
+from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, must_be_readable
 
 # A field of Google's APIs has 32 bits.
 _MAX_INTEGER = 2**31 - 1
@@ -48,11 +48,8 @@ def read_text(file: Path) -> str:
         InvalidDataError: if it is not UTF-8 text.
     """
     try:
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise MissingInputError(
-            f"cannot read {str(file)!r}: {error.strerror}", remedy="correct the path"
-        ) from None
+        with must_be_readable(repr(str(file))):
+            return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InvalidDataError(
             f"{str(file)!r} is not UTF-8 text (byte {error.start + 1})",

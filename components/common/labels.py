@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from imgpipe.components.common.characters import describe_difference, find_invisible, look_alike_key
-from imgpipe.components.common.errors import InvalidDataError, MissingInputError
+from imgpipe.components.common.errors import InvalidDataError, must_be_readable
 
 # A label is a name in reports, logs and every record, not a description.
 MAX_LABEL_CHARACTERS = 500
@@ -38,14 +38,11 @@ def read_labels_file(path: Path, display_name: str = "") -> tuple[str, ...]:
         return InvalidDataError(problem, where=where, remedy=remedy)
 
     try:
-        with path.open("rb") as file:
-            if looks_like_utf_16(file.read(64)):
-                raise error("the labels file is UTF-16", "save it as UTF-8")
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as failure:
-        raise MissingInputError(
-            f"cannot read the labels file {display_name!r}: {failure.strerror}", remedy="check the path"
-        ) from None
+        with must_be_readable(f"the labels file {display_name!r}"):
+            content = path.read_bytes()
+        if looks_like_utf_16(content[:64]):
+            raise error("the labels file is UTF-16", "save it as UTF-8")
+        text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as failure:
         problem = f"the labels file is not UTF-8: {failure.reason} at byte {failure.start}"
         raise error(problem, "save it as UTF-8") from None

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from imgpipe import __version__
-from imgpipe.components.common.errors import MissingInputError
+from imgpipe.components.common.errors import MissingInputError, must_be_readable
 from imgpipe.components.images.resize_modes import STRETCH
 
 PROVENANCE_NAME = "provenance.json"
@@ -50,10 +50,8 @@ def read_json_object(path: Path, *, remedy: str) -> dict[str, Any]:
     Raises:
         MissingInputError: if it is missing or not a JSON object.
     """
-    try:
+    with must_be_readable(repr(str(path)), ValueError, remedy=remedy):
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MissingInputError(f"cannot read {str(path)!r}: {error}", remedy=remedy) from None
     if not isinstance(content, dict):
         raise MissingInputError(f"{str(path)!r} is not a JSON object", remedy=remedy)
     return content
@@ -157,10 +155,8 @@ def read_serving_engine(folder: Path) -> tuple[str, str, float] | None:
 
 def _update_deployment_config(folder: Path, fields: Mapping[str, Any]) -> None:
     path = folder / DEPLOYMENT_CONFIG_NAME
-    try:
+    with must_be_readable(repr(str(path)), yaml.YAMLError, TypeError, remedy=_REMEDY):
         config = {**yaml.safe_load(path.read_text(encoding="utf-8")), **fields}
-    except (OSError, yaml.YAMLError, TypeError) as error:
-        raise MissingInputError(f"cannot read {str(path)!r}: {error}", remedy=_REMEDY) from None
     path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgpipe.components.common.errors import MissingInputError
+from imgpipe.components.common.errors import must_be_readable
 from imgpipe.components.common.provenance import read_json_object
 
 # Enough to detect any difference of the graph, few enough to predict again in seconds.
@@ -37,10 +37,6 @@ def read_reference(folder: Path) -> NDArray[np.float32]:
     Raises:
         MissingInputError: if the file is missing or damaged.
     """
-    try:
+    with must_be_readable(f"the evaluation in {str(folder)!r}", ValueError, EOFError, remedy=_REMEDY):
         probabilities: NDArray[np.float32] = np.load(folder / _NAME, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise MissingInputError(
-            f"cannot read the evaluation in {str(folder)!r}: {error}", remedy=_REMEDY
-        ) from None
     return probabilities

@@ -17,7 +17,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from imgpipe.components.common.errors import InvalidDataError, MissingInputError
+from imgpipe.components.common.errors import InvalidDataError, must_be_readable
 from imgpipe.components.common.plural import plural
 
 _HEADER_BYTES = 12
@@ -133,13 +133,9 @@ def read_record_blocks(
             from 0, and its offset: the location of the next record is then unknown.
     """
     display_name = display_name or str(path)
-    try:
+    with must_be_readable(display_name):
         # Unbuffered: a block is larger than a buffer, which would only add a copy.
         file = path.open("rb", buffering=0)
-    except OSError as error:
-        raise MissingInputError(
-            f"cannot read {display_name}: {error.strerror}", remedy="check the path"
-        ) from None
     with file:
         descriptor = file.fileno()
         size = os.fstat(descriptor).st_size

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from imgpipe.components.common.dataset import file_sha256
-from imgpipe.components.common.errors import CheckFailedError, MissingInputError
+from imgpipe.components.common.errors import CheckFailedError, MissingInputError, must_be_readable
 from imgpipe.components.common.plural import plural
-from imgpipe.components.common.provenance import read_json_object
 
 VERIFICATION_NAME = "verification.json"
 # Servers have other processors and other versions of TensorFlow than the evaluation.
@@ -155,7 +154,7 @@ def parse_verification(content: bytes | str, where: str) -> Verification:
     Raises:
         MissingInputError: if it is damaged.
     """
-    try:
+    with must_be_readable(repr(where), ValueError, KeyError, TypeError, AttributeError, remedy=_REMEDY):
         values = json.loads(content)
         images = values["images"]
         return Verification(
@@ -164,8 +163,6 @@ def parse_verification(content: bytes | str, where: str) -> Verification:
             tuple(tuple(map(float, image["probabilities"])) for image in images),
             {str(name): str(digest) for name, digest in values["files"].items()},
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise MissingInputError(f"cannot read {where!r}: {error}", remedy=_REMEDY) from None
 
 
 def read_verified_model(folder: Path) -> Verification:
@@ -178,9 +175,9 @@ def read_verified_model(folder: Path) -> Verification:
         CheckFailedError: if a file was changed, added or removed since the export.
     """
     path = folder / VERIFICATION_NAME
-    # For its error if the file is missing or damaged.
-    read_json_object(path, remedy=_REMEDY)
-    verification = parse_verification(path.read_bytes(), str(path))
+    with must_be_readable(repr(str(path)), remedy=_REMEDY):
+        content = path.read_bytes()
+    verification = parse_verification(content, str(path))
     found = _digests(folder)
     for name in sorted(found.keys() | verification.files.keys()):
         if found.get(name) != verification.files.get(name):

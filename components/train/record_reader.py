@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgpipe.components.common.dataset import CONVERT_AGAIN
-from imgpipe.components.common.errors import InvalidDataError, MissingInputError
+from imgpipe.components.common.errors import InvalidDataError, must_be_readable
 from imgpipe.components.common.plural import plural
 from imgpipe.components.common.tfrecord import decode_record_offsets, read_record_at, read_record_blocks
 from imgpipe.components.train.example_order import BLOCK
@@ -20,6 +20,7 @@ from imgpipe.components.train.example_order import BLOCK
 _MAX_OPEN_FILES = 64
 # Shards that are scanned for record offsets at a time.
 _SHARDS_AT_ONCE = 16
+_REMEDY = f"check the path; {CONVERT_AGAIN}"
 
 
 class RecordReader:
@@ -114,10 +115,8 @@ class RecordReader:
             ends = [location.end for block in read_record_blocks(path) for location in block.locations]
             return np.array([0, *ends], np.int64)
         offsets = decode_record_offsets(sizes)
-        try:
+        with must_be_readable(str(path), remedy=_REMEDY):
             found = path.stat().st_size
-        except OSError as error:
-            raise _missing(path, error) from None
         if found != offsets[-1]:
             raise InvalidDataError(
                 f"{path} has {found:,} bytes, but the manifest says {offsets[-1]:,}",
@@ -138,18 +137,10 @@ class _OpenFile:
     """A file descriptor that is closed with the last reference to this object."""
 
     def __init__(self, path: Path) -> None:
-        try:
+        with must_be_readable(str(path), remedy=_REMEDY):
             self.descriptor = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise _missing(path, error) from None
 
     def __del__(self) -> None:
         # Not set if the file could not be opened.
         if hasattr(self, "descriptor"):
             os.close(self.descriptor)
-
-
-def _missing(path: Path, error: OSError) -> MissingInputError:
-    return MissingInputError(
-        f"cannot read {path}: {error.strerror}", remedy=f"check the path; {CONVERT_AGAIN}"
-    )
