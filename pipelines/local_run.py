@@ -20,8 +20,7 @@ from imgpipe.components.common.errors import (
     EXIT_CODE_INTERRUPTED,
     InternalError,
     InterruptedRunError,
-    OutputError,
-    os_error_remedy,
+    must_be_writable,
     reported_error,
 )
 from imgpipe.components.common.log import json_environment, parse_event
@@ -115,17 +114,13 @@ def run_locally(
     status = 0
     try:
         with (
+            must_be_writable(f"to {str(folder.job_dir)!r}", "use another job_dir"),
             folder.log.open("w", encoding="utf-8") as log,
             _runner_process(request, folder.job_dir, display, progress) as process,
             display,
         ):
             _follow(process, log, display, started, progress)
             status = process.wait()
-    except OSError as error:
-        raise OutputError(
-            f"cannot write to {str(folder.job_dir)!r}: {error.strerror}",
-            remedy=os_error_remedy(error, "use another job_dir"),
-        ) from None
     finally:
         # Also after a failed step: the reports show the cause.
         _copy(progress, "validate", "report", folder.data_report)

@@ -206,3 +206,18 @@ def must_be_readable(what: str, *damage: type[Exception], remedy: str = "check t
     except (OSError, *damage) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise MissingInputError(f"cannot read {what}: {reason}", remedy=remedy) from None
+
+
+@contextmanager
+def must_be_writable(what: str, remedy: str = "use a writable folder") -> Iterator[None]:
+    """Raises an OutputError for an error of the operating system in the block, e.g. a full disk.
+
+    Args:
+        what: The file or folder, as the message names it.
+        remedy: What to do about an error without a remedy of its own.
+    """
+    try:
+        yield
+    except OSError as error:
+        problem = f"cannot write {what}: {error.strerror or error}"
+        raise OutputError(problem, remedy=os_error_remedy(error, remedy)) from None

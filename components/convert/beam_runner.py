@@ -17,8 +17,9 @@ from imgpipe.components.common.errors import (
     InvalidArgumentError,
     PipelineError,
     UnavailableError,
+    must_be_writable,
 )
-from imgpipe.components.convert.output_folder import WORK_FOLDER, explain_write_errors
+from imgpipe.components.convert.output_folder import WORK_FOLDER
 from imgpipe.components.convert.row_table import Row
 from imgpipe.components.convert.shards import (
     ImageRules,
@@ -77,7 +78,7 @@ def beam_writer(
     def write(
         plans: Sequence[ShardPlan], rules: ImageRules, folder: Location, on_images: Callable[[int], None]
     ) -> Sequence[ShardResult]:
-        with explain_write_errors(folder):
+        with must_be_writable(f"to {folder!r}"):
             for plan in plans:
                 (folder / WORK_FOLDER / f"{plan.name}{_ROWS_SUFFIX}").write(_format_rows(plan))
         names = [plan.name for plan in plans]

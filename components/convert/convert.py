@@ -25,7 +25,7 @@ from imgpipe.components.common.dataset import (
     serialize_manifest,
     with_absolute_paths,
 )
-from imgpipe.components.common.errors import InvalidDataError
+from imgpipe.components.common.errors import InvalidDataError, must_be_writable
 from imgpipe.components.common.labels import (
     check_look_alikes,
     find_combined,
@@ -56,7 +56,6 @@ from imgpipe.components.convert.labels_file import read_user_labels
 from imgpipe.components.convert.near_duplicates import group_near_duplicates, merge_groups
 from imgpipe.components.convert.output_folder import (
     LABELS_NAME,
-    explain_write_errors,
     publish,
     reserve_output_folder,
     shard_name,
@@ -198,7 +197,7 @@ def _patterns(arguments: ConvertArguments) -> dict[str, str]:
 
 def _write_description(manifest: Manifest, data_folder: Location, folder: Location) -> None:
     """Writes the manifest, labels.txt and rejected.csv of the data set in ``data_folder`` to ``folder``."""
-    with explain_write_errors(folder):
+    with must_be_writable(f"to {folder!r}"):
         if manifest.made_by["rejected"]:
             (folder / REJECTED_NAME).write((data_folder / REJECTED_NAME).read())
         for name, content in _metadata_files(manifest).items():
@@ -257,7 +256,7 @@ def _convert_images(
         [row for split_results in results.values() for result in split_results for row in result.rejected]
     )
     if rejected:
-        with explain_write_errors(folder):
+        with must_be_writable(f"to {folder!r}"):
             (folder / REJECTED_NAME).write(format_rejections(rejected))
         log_rejected(rejected, folder)
         check_rejected(rejected, len(rows), arguments.max_rejected_fraction, folder)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from imgpipe.components.common.dataset import MANIFEST_NAME, TEST, TRAIN, VALIDATION
-from imgpipe.components.common.errors import InternalError, OutputError, PipelineError, os_error_remedy
+from imgpipe.components.common.errors import InternalError, OutputError, PipelineError, must_be_writable
 from imgpipe.components.common.log import log_event
 from imgpipe.components.convert.rejections import HEADER, REJECTED_NAME
 from imgpipe.components.storage import Location
@@ -48,7 +48,7 @@ def reserve_output_folder(folder: Location) -> Iterator[None]:
             anything but the files of an unfinished conversion.
     """
     with folder.lock():
-        with explain_write_errors(folder):
+        with must_be_writable(f"to {folder!r}"):
             _prepare_work_folder(folder)
             (folder / _MARKER).write(_MARKER_TEXT)
         try:
@@ -60,7 +60,7 @@ def reserve_output_folder(folder: Location) -> Iterator[None]:
         except Exception:
             _remove_output(folder, keep=REJECTED_NAME)
             raise
-        with explain_write_errors(folder):
+        with must_be_writable(f"to {folder!r}"):
             _remove_work(folder)
 
 
@@ -72,7 +72,7 @@ def publish(folder: Location, shards: list[str], files: dict[str, bytes]) -> Non
         shards: The names of the shards in the work folder.
         files: Name and content of the other files; manifest.json is written last.
     """
-    with explain_write_errors(folder):
+    with must_be_writable(f"to {folder!r}"):
         for name in shards:
             (folder / WORK_FOLDER / name).rename(folder / name)
         for name in sorted(files, key=lambda name: name == MANIFEST_NAME):
@@ -83,18 +83,6 @@ def publish(folder: Location, shards: list[str], files: dict[str, bytes]) -> Non
             f"{min(missing)!r} was written to {folder!r} but has disappeared",
             remedy="run only one conversion at a time into a folder, and start this one again",
         )
-
-
-@contextmanager
-def explain_write_errors(folder: Location) -> Iterator[None]:
-    """Turns operating system errors, e.g. a full disk, into an OutputError that names ``folder``."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"cannot write to {folder!r}: {error.strerror or error}",
-            remedy=os_error_remedy(error, "choose a writable folder"),
-        ) from None
 
 
 def _prepare_work_folder(folder: Location) -> None:

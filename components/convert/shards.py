@@ -15,13 +15,13 @@ from typing import Any, BinaryIO
 import google_crc32c
 
 from imgpipe.components.common.dataset import Shard, Split
-from imgpipe.components.common.errors import InternalError, MissingInputError
+from imgpipe.components.common.errors import InternalError, MissingInputError, must_be_writable
 from imgpipe.components.common.parallel import group_items, map_in_order
 from imgpipe.components.common.records import ImageRecord, encode_example_parts, label_to_class
 from imgpipe.components.common.resources import release_free_memory
 from imgpipe.components.common.tfrecord import encode_record_sizes, frame_parts
 from imgpipe.components.convert.label_set import parse_label_set
-from imgpipe.components.convert.output_folder import WORK_FOLDER, explain_write_errors
+from imgpipe.components.convert.output_folder import WORK_FOLDER
 from imgpipe.components.convert.row_table import Rejection, Row
 from imgpipe.components.images.checking import ImageError
 from imgpipe.components.images.preparation import PreparedImage, prepare_image
@@ -173,9 +173,9 @@ def write_shards(
     ):
         for plan in plans:
             partial = staging / (plan.name + _PARTIAL_SUFFIX)
-            with explain_write_errors(folder), partial.open("wb", buffering=0) as file:
+            with must_be_writable(f"to {folder!r}"), partial.open("wb", buffering=0) as file:
                 result = _write_shard(plan, rules, prepared, file, on_images)
-            with explain_write_errors(folder):
+            with must_be_writable(f"to {folder!r}"):
                 (work / plan.name).move_from(partial)
                 # The shard first: a result file always describes a complete shard.
                 text = json.dumps(asdict(result), ensure_ascii=True, sort_keys=True)

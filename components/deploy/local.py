@@ -15,8 +15,7 @@ from imgpipe.components.common.errors import (
     CheckFailedError,
     InterruptedRunError,
     MissingInputError,
-    OutputError,
-    os_error_remedy,
+    must_be_writable,
 )
 from imgpipe.components.common.log import json_environment, log_event, parse_event
 from imgpipe.components.common.model_folder import model_digest, version_folders
@@ -59,14 +58,9 @@ def deploy_locally(model_folder: Path, arguments: DeployArguments) -> Deployment
         return _deployment(base, max(versions), digest, changed=False)
     incoming = base / f".incoming-{uuid.uuid4().hex}"
     try:
-        try:
+        with must_be_writable(f"to {str(base)!r}"):
             # Servers do not read the images of the verification.
             copy_folder(model_folder, incoming, ignore=re.compile(re.escape(VERIFICATION_NAME)))
-        except OSError as error:
-            raise OutputError(
-                f"cannot write to {str(base)!r}: {error.strerror or error}",
-                remedy=os_error_remedy(error, "give a writable folder"),
-            ) from None
         _check_in_fresh_process(incoming)
         version = _add_version(incoming, base)
     finally:

@@ -5,8 +5,7 @@ from pathlib import Path
 from imgpipe.components.common.errors import (
     InvalidArgumentError,
     MissingInputError,
-    OutputError,
-    os_error_remedy,
+    must_be_writable,
 )
 from imgpipe.components.common.log import timed
 from imgpipe.components.common.verification import VERIFICATION_NAME, Verification, parse_verification
@@ -43,15 +42,12 @@ def upload_model(model_folder: Path, deploy_dir: str, digest: str) -> str:
         key=lambda name: (name.endswith("/saved_model.pb"), name),
     )
     if missing:
-        with timed("uploaded", f"deploy: the model is in {base}"):
+        writable = must_be_writable(
+            f"to {deploy_dir!r}, here {base}", "let user 65534, as which the step runs, write there"
+        )
+        with timed("uploaded", f"deploy: the model is in {base}"), writable:
             for name in missing:
-                try:
-                    (base / name).upload(targets[name])
-                except OSError as error:
-                    raise OutputError(
-                        f"cannot write to {deploy_dir!r}, here {base}: {error.strerror or error}",
-                        remedy=os_error_remedy(error, "let user 65534, as which the step runs, write there"),
-                    ) from None
+                (base / name).upload(targets[name])
     # On a volume, the path here is not the servers'.
     return f"{deploy_dir.rstrip('/')}/{folder}" if split_volume_uri(deploy_dir) else str(base)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
-from imgpipe.components.common.errors import MissingInputError, OutputError, os_error_remedy
+from imgpipe.components.common.errors import MissingInputError, OutputError, must_be_writable
 from imgpipe.components.common.plural import plural
 from imgpipe.components.storage.location import (
     WILDCARD,
@@ -230,16 +230,11 @@ class LocalLocation(Location):
         Raises:
             OutputError: if another process holds the lock, or the folder cannot be created.
         """
-        try:
+        with must_be_writable(f"to {self!r}"):
             if not self.path.is_dir():
                 self.contents()
             self.path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDONLY)
-        except OSError as error:
-            raise OutputError(
-                f"cannot write to {self!r}: {error.strerror}",
-                remedy=os_error_remedy(error, "use a writable folder"),
-            ) from None
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -323,15 +318,10 @@ def check_writable(folder: Path) -> None:
         OutputError: if not, with the reason.
     """
     probe = folder / f".imgpipe-write-test-{uuid.uuid4().hex}"
-    try:
+    with must_be_writable(f"to {str(folder)!r}"):
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
-    except OSError as error:
-        raise OutputError(
-            f"cannot write to {str(folder)!r}: {error.strerror}",
-            remedy=os_error_remedy(error, "use a writable folder"),
-        ) from None
 
 
 def check_empty(folder: Path) -> None:
@@ -423,20 +413,16 @@ def publish_folder(
     place = LocalLocation(str(target))
     incoming = LocalLocation(str(hidden_folder(place)))
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        remove_left_overs(place)
-        copy_folder(source, incoming.path)
-        try:
-            _exchange_or_create(incoming.path, target, keep)
-        except OSError as error:
-            if error.errno not in _CANNOT_RENAME_FOLDERS:
-                raise
-            replace_files(incoming, place, keep=keep, first=first, last=last)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {str(target)!r}: {error.strerror or error}",
-            remedy=os_error_remedy(error, "use another folder"),
-        ) from None
+        with must_be_writable(repr(str(target)), "use another folder"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            remove_left_overs(place)
+            copy_folder(source, incoming.path)
+            try:
+                _exchange_or_create(incoming.path, target, keep)
+            except OSError as error:
+                if error.errno not in _CANNOT_RENAME_FOLDERS:
+                    raise
+                replace_files(incoming, place, keep=keep, first=first, last=last)
     finally:
         # The old folder, or what an error has left.
         with suppress(OSError):

@@ -22,7 +22,7 @@ from imgpipe.components.common.errors import (
     InvalidArgumentError,
     MissingInputError,
     OutputError,
-    os_error_remedy,
+    must_be_writable,
 )
 from imgpipe.components.common.hyperparameters import METRIC, Hyperparameters
 from imgpipe.components.tune.search_space import (
@@ -263,14 +263,9 @@ def open_study(
             study's file disappears.
         InvalidArgumentError: if the study belongs to another search.
     """
-    try:
+    with must_be_writable(f"the study to {str(folder)!r}", "use another job_dir"):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / _LOCK).open("a+")
-    except OSError as error:
-        raise OutputError(
-            f"cannot write the study to {str(folder)!r}: {error.strerror}",
-            remedy=os_error_remedy(error, "use another job_dir"),
-        ) from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
