@@ -38,7 +38,6 @@ class LiveModel:
         self._lock = threading.Lock()
         self._current: tuple[int, ServedModel, DriftSketch | None] | None = None
         self._failed: dict[int, str] = {}
-        self._logged: set[int] = set()
         self.refresh()
         if self._current is None:
             # Raises if there is no model.
@@ -102,6 +101,12 @@ class LiveModel:
                     sketch = load_sketch(folders[number])
                 except PipelineError as error:
                     self._failed[number] = error.problem
+                    log_event(
+                        "version_failed",
+                        f"serve: version {number} cannot be served: {error.problem}",
+                        severity="ERROR",
+                        version=number,
+                    )
                     continue
                 self._current = (number, model, sketch)
                 log_event(
@@ -111,9 +116,6 @@ class LiveModel:
                     engine=str(model.engine),
                 )
                 break
-            if self._current is not None:
-                # Without a served version, the server ends with an error that lists the reasons.
-                self._log_failed()
 
     def _load(self, folder: Path) -> ServedModel:
         engine = select_engine(self._engine_name, folder)
@@ -128,16 +130,6 @@ class LiveModel:
                 severity="WARNING",
             )
             return _load_checked(folder, DEFAULT_ENGINE)
-
-    def _log_failed(self) -> None:
-        for number in sorted(set(self._failed) - self._logged):
-            log_event(
-                "version_failed",
-                f"serve: version {number} cannot be served: {self._failed[number]}",
-                severity="ERROR",
-                version=number,
-            )
-        self._logged = set(self._failed)
 
     def _served(self) -> tuple[int, ServedModel, DriftSketch | None]:
         assert self._current is not None  # noqa: S101 - __init__ raises otherwise
