@@ -145,43 +145,30 @@ def check_tuned_arguments(
         InvalidArgumentError: naming the parameter, the value and what is allowed.
     """
     fields = {field.name: field for field in dataclasses.fields(arguments_class)}
+
+    def error(problem: str, remedy: str) -> InvalidArgumentError:
+        return InvalidArgumentError(f"params: {problem}", where=where, remedy=remedy)
+
     for parameter in request.parameters:
-        if parameter.name not in fields:
-            raise InvalidArgumentError(
-                f"params: there is no training argument {parameter.name!r}",
-                where=where,
-                remedy=nearest_name(parameter.name, fields),
-            )
-        if parameter.name in NOT_TUNED:
-            raise InvalidArgumentError(
-                f"params: {parameter.name} cannot be tuned: {NOT_TUNED[parameter.name]}",
-                where=where,
-                remedy="remove it",
-            )
-        kind = type(fields[parameter.name].default)
+        name = parameter.name
+        if name not in fields:
+            raise error(f"there is no training argument {name!r}", nearest_name(name, fields))
+        if name in NOT_TUNED:
+            raise error(f"{name} cannot be tuned: {NOT_TUNED[name]}", "remove it")
+        kind = type(fields[name].default)
         if kind is str and parameter.type != "CATEGORICAL":
-            raise InvalidArgumentError(
-                f"params: {parameter.name} is a string, but its type is {parameter.type}",
-                where=where,
-                remedy="use CATEGORICAL with categoricalValues",
-            )
+            problem = f"{name} is a string, but its type is {parameter.type}"
+            raise error(problem, "use CATEGORICAL with categoricalValues")
         if kind is int and parameter.type == "DOUBLE":
-            raise InvalidArgumentError(
-                f"params: {parameter.name} is an integer, but its type is DOUBLE",
-                where=where,
-                remedy="use INTEGER, or DISCRETE with discreteValues",
-            )
+            problem = f"{name} is an integer, but its type is DOUBLE"
+            raise error(problem, "use INTEGER, or DISCRETE with discreteValues")
         for value in parameter.values or (parameter.minimum, parameter.maximum):
-            field = fields[parameter.name]
+            field = fields[name]
             try:
                 if checked_value(field, typed_value(value, field)) == field.metadata["unset"]:
-                    raise InvalidArgumentError(f"{field.name}={value:g} leaves it to the recipe")
-            except InvalidArgumentError as error:
-                raise InvalidArgumentError(
-                    f"params: {error.problem}",
-                    where=where,
-                    remedy=f"correct the search space of {parameter.name}",
-                ) from None
+                    raise InvalidArgumentError(f"{name}={value:g} leaves it to the recipe")
+            except InvalidArgumentError as found:
+                raise error(found.problem, f"correct the search space of {name}") from None
     names = {parameter.name for parameter in request.parameters}
     others = {name: value for name, value in fixed.items() if name in fields and name not in names}
     for values in _corners(request.parameters):
@@ -189,12 +176,8 @@ def check_tuned_arguments(
             arguments_class(
                 **others, **{name: typed_value(value, fields[name]) for name, value in values.items()}
             )
-        except InvalidArgumentError as error:
-            raise InvalidArgumentError(
-                f"params: {_possible_values(values)}, but {error.problem}",
-                where=where,
-                remedy=error.remedy,
-            ) from None
+        except InvalidArgumentError as found:
+            raise error(f"{_possible_values(values)}, but {found.problem}", found.remedy) from None
 
 
 def reversed_value(value: float, minimum: float, maximum: float) -> float:
