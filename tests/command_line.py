@@ -12,6 +12,12 @@ def run_command(*arguments, cwd):
     return subprocess.run([IMGPIPE, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
 
 
+def run_python(code, *arguments, **options):
+    """Runs Python code in a new process and returns it, with its output as text."""
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
+
+
 def run_on_kubeflow(host, *arguments):
     """Runs `imgpipe` in this process on a Kubeflow installation and returns click's result."""
     # Imported here because the tests of the installed command need neither.

@@ -8,19 +8,13 @@ from pathlib import Path
 import pytest
 
 import imgpipe
+from tests.command_line import run_python
 
 ROOT = Path(__file__).parents[2]
 
 
 def python(code, cwd, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=cwd,
-        env={"PATH": "", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_python(code, cwd=cwd, env={"PATH": "", **environment})
 
 
 def test_every_public_name_is_there_and_documented():

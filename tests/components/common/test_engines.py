@@ -3,8 +3,6 @@
 import asyncio
 import base64
 import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -36,6 +34,7 @@ from imgpipe.components.export.onnx_format import convert_to_onnx
 from imgpipe.components.serve.application import Server
 from imgpipe.components.serve.arguments import ServeArguments
 from imgpipe.components.serve.live_model import LiveModel
+from tests.command_line import run_python
 
 
 class Colours:
@@ -131,8 +130,7 @@ os.kill(os.getpid(), signal.SIGTERM)
 def test_sigterm_is_handled_after_a_model_of_openvino_was_released(folder):
     if Engine(OPENVINO) not in usable_engines():
         pytest.skip("openvino is not available on this machine")
-    command = [sys.executable, "-c", RELEASE_AND_TERMINATE, str(folder)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    ended = run_python(RELEASE_AND_TERMINATE, str(folder))
     assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
 
 

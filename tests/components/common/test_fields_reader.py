@@ -1,10 +1,8 @@
-import subprocess
-import sys
-
 import pytest
 
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.fields_reader import FieldsReader, parse_yaml
+from tests.command_line import run_python
 
 
 def reader(**fields):
@@ -114,8 +112,7 @@ def test_a_document_of_aliases_is_refused_in_a_second_and_200_megabytes(text):
         "assert after.ru_utime - before.ru_utime < 1, after\n"
         "assert after.ru_maxrss - before.ru_maxrss < 200_000, after\n"
     )
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    result = run_python(code, input=text)
     assert result.returncode == 0, result.stderr
     assert "with its aliases, the document has more than 200,000 values" in result.stdout
 

@@ -1,6 +1,4 @@
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ from imgpipe.components.common.tf_import import tf
 from imgpipe.components.images.graph.training_decoder import decode_image
 from imgpipe.components.images.preparation import prepare_image
 from imgpipe.components.images.resize_modes import RESIZE_MODES
+from tests.command_line import run_python
 
 LABELS = ("dark", "größer, 日本", "bright")
 
@@ -182,7 +181,7 @@ def test_a_moved_folder_can_be_served_without_our_code(folder, signature, images
         "assert not any(name.split('.')[0] == 'components' for name in sys.modules)\n"
         "print(*answer['probabilities'][0].numpy().tolist())\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    result = run_python(code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     found = [float(word) for word in result.stdout.split()]
     assert found == pytest.approx(call(signature, [images[3]])["probabilities"][0].tolist(), abs=1e-6)

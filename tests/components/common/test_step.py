@@ -11,6 +11,7 @@ from imgpipe.components.common.arguments import argument
 from imgpipe.components.common.errors import EXIT_CODE_INTERRUPTED, InvalidDataError
 from imgpipe.components.common.log import parse_event
 from imgpipe.components.common.step import run_command, run_component, run_components
+from tests.command_line import run_python
 
 
 @dataclass(frozen=True)
@@ -114,14 +115,7 @@ def command():
         {SIGTERM_SCENARIOS[where].strip()}
 run_command("sample", command)
 """
-    ended = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=Path(__file__).parents[3],
-        check=False,
-    )
+    ended = run_python(code, cwd=Path(__file__).parents[3])
     assert ended.returncode == EXIT_CODE_INTERRUPTED, ended
     [event] = map(parse_event, ended.stdout.splitlines())
     assert event["problem"] == "sample was terminated by SIGTERM"

@@ -1,15 +1,10 @@
 """Each test uses a new process, because a module is imported only once."""
 
-import subprocess
-import sys
-
-
-def run(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+from tests.command_line import run_python
 
 
 def test_importing_tensorflow_prints_nothing_and_leaves_scikit_learn_usable():
-    result = run(
+    result = run_python(
         "from imgpipe.components.common.tf_import import keras, tf\n"
         "import os, sys\n"
         "tf.constant(1)\n"
@@ -27,7 +22,7 @@ def test_output_is_shown_if_the_import_fails(tmp_path):
     (tmp_path / "keras.py").write_text(
         "import os\nos.write(2, b'the native reason')\nraise ImportError('no keras')\n"
     )
-    result = run(
+    result = run_python(
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
         "try:\n"
         "    import imgpipe.components.common.tf_import\n"

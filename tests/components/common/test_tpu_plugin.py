@@ -1,8 +1,8 @@
 import os
-import subprocess
-import sys
 
 import pytest
+
+from tests.command_line import run_python
 
 
 @pytest.mark.parametrize(
@@ -26,12 +26,6 @@ def test_tensorflow_gets_the_plugin_on_tpu_v5e_only(tmp_path, environment, has_p
         f"print(*(os.environ.get(name, '') for name in {names}), sep='\\n')\n"
     )
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": path, **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    result = run_python(code, env={**os.environ, "PYTHONPATH": path, **environment})
     expected = ["true", str(tmp_path / "libtpu" / "libtpu.so")] if has_plugin else ["", ""]
     assert result.stdout.split("\n")[:2] == expected

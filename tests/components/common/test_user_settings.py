@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -12,6 +10,7 @@ from imgpipe.components.common.user_settings import (
     ignored_keras_settings,
     without_user_settings,
 )
+from tests.command_line import run_python
 
 TWO_HOSTS = json.dumps(
     {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}},
@@ -32,16 +31,12 @@ def keras_json(tmp_path, monkeypatch):
     return write
 
 
-def in_new_process(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-
-
 def test_the_steps_use_the_defaults_of_keras_whatever_the_user_has_set(keras_json, monkeypatch):
     settings = {"backend": "jax", "floatx": "float16", "epsilon": 0.1, "image_data_format": "channels_first"}
     keras_json(json.dumps(settings))
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     monkeypatch.setenv("KERAS_MAX_EPOCHS", "many")
-    result = in_new_process(
+    result = run_python(
         "import os\n"
         "from imgpipe.components.common.tf_import import keras\n"
         "layer = keras.layers.Conv2D(4, 3)\n"
@@ -54,7 +49,7 @@ def test_the_steps_use_the_defaults_of_keras_whatever_the_user_has_set(keras_jso
 
 def test_settings_that_keras_does_not_accept_are_reported_with_their_file(keras_json):
     file = keras_json('{"floatx": "bfloat16"}')
-    result = in_new_process(
+    result = run_python(
         "from imgpipe.components.common.step import run_command\n"
         "run_command('train', lambda: __import__('imgpipe.components.common.tf_import'))"
     )
@@ -82,7 +77,7 @@ def test_an_empty_or_malformed_file_has_no_settings(keras_json, text):
 
 def test_a_step_says_in_one_line_which_settings_it_ignores(keras_json, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    result = in_new_process(
+    result = run_python(
         "from imgpipe.components.common.step import run_command\nrun_command('train', lambda: None)"
     )
     event = json.loads(result.stdout)
@@ -110,8 +105,7 @@ def test_an_ignored_cluster_is_described_with_its_hosts(monkeypatch):
 
 
 def test_the_help_is_complete_without_docstrings():
-    command = [sys.executable, "-c", "from imgpipe.pipelines.cli import main; main()", "run", "--help"]
-    environment = {**os.environ, "PYTHONOPTIMIZE": "2"}
-    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    code = "from imgpipe.pipelines.cli import main; main()"
+    shown = run_python(code, "run", "--help", env={**os.environ, "PYTHONOPTIMIZE": "2"}).stdout
     assert "Run the whole pipeline on this machine" in shown
     assert "64  An argument, or a combination of arguments, is not allowed." in shown

@@ -1,8 +1,6 @@
 """The webhook is called with the end of a run, and cannot fail it."""
 
 import json
-import subprocess
-import sys
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -12,6 +10,7 @@ import pytest
 from imgpipe.components.common import webhook
 from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError
 from imgpipe.components.common.step import run_component, run_components
+from tests.command_line import run_python
 from tests.servers.http_server import Handler, serve, serve_json
 from tests.servers.kubeflow import use_kubeconfig
 
@@ -154,9 +153,7 @@ run_component(names[-1], "train", {})
 )
 def test_a_step_that_ends_with_its_run_reports_it(server, cluster, workflow, state, text):
     cluster(workflow)
-    ended = subprocess.run(
-        [sys.executable, "-c", TERMINATED_STEP], capture_output=True, text=True, timeout=60
-    )
+    ended = run_python(TERMINATED_STEP)
     assert ended.returncode == 75, ended.stdout + ended.stderr
     assert [(content["state"], content["text"]) for _, _, content in server[0]] == (
         [(state, text)] if state else []
