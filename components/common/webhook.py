@@ -91,12 +91,12 @@ def report_end(
     }
     reason = ""
     for pause in (*(_PAUSES_SECONDS if retries else ()), None):
-        reason, can_retry, asked = _post(url, json.dumps(content).encode())
+        reason, can_retry, retry_after = _post(url, json.dumps(content).encode())
         if not reason:
             return True
         if not can_retry or pause is None:
             break
-        time.sleep(min(max(pause, asked), _MAX_PAUSE_SECONDS))
+        time.sleep(min(max(pause, retry_after), _MAX_PAUSE_SECONDS))
     log_event("webhook_failed", f"the webhook could not be called: {reason}", severity="WARNING")
     return False
 

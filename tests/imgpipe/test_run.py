@@ -43,7 +43,7 @@ def test_the_predictions_agree_with_the_metrics(finished_run):
     assert all(prediction.key.endswith(".png") for prediction in predictions)
 
 
-def test_the_model_can_be_loaded_and_asked(finished_run, flowers):
+def test_the_model_can_be_loaded_and_predicts(finished_run, flowers):
     model = imgpipe.load(finished_run)
     assert model.path == imgpipe.load(finished_run.model).path == finished_run.model
     assert model.labels == finished_run.labels == LABELS

@@ -284,7 +284,7 @@ def test_a_run_with_all_permissions_passes(start, tmp_path, monkeypatch, cloud, 
         assert start("kubeflow", pipeline, **values) is None
 
 
-def test_a_run_without_kserve_or_katib_asks_no_cluster(start, tmp_path, monkeypatch):
+def test_a_run_without_kserve_or_katib_sends_no_request_to_a_cluster(start, tmp_path, monkeypatch):
     server = SimpleNamespace(address="http://127.0.0.1:9")
     use_kubeconfig(monkeypatch, tmp_path, server)
     assert start("kubeflow") is None

@@ -96,7 +96,7 @@ def test_a_value_out_of_bounds_is_refused_with_what_is_allowed(values, said):
     assert said in str(caught.value)
 
 
-def test_all_wrong_values_are_named_at_once():
+def test_all_wrong_values_are_named_together():
     with pytest.raises(InvalidArgumentError) as caught:
         Sample(batch_size=0, learning_rate=2.0, optimizer="x")
     assert all(name in str(caught.value) for name in ("batch_size", "learning_rate", "optimizer"))
@@ -115,7 +115,7 @@ def test_description_ends_with_what_is_allowed():
 @pytest.mark.parametrize(
     "words", [["--help"], ["--batch-size=8", "-h"], ["--job_dir", "--help", "--nonsense"]]
 )
-def test_help_lists_every_argument_and_ends_well(words, capsys):
+def test_help_lists_every_argument_and_exits_with_zero(words, capsys):
     with pytest.raises(SystemExit) as caught:
         parse(*words)
     assert caught.value.code == 0
