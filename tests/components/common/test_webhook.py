@@ -9,7 +9,7 @@ import pytest
 
 from imgpipe.components.common import webhook
 from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError
-from imgpipe.components.common.step import run_component, run_components
+from imgpipe.components.common.step import run_components
 from tests.command_line import run_python
 from tests.servers.http_server import Handler, serve, serve_json
 from tests.servers.kubeflow import use_kubeconfig
@@ -29,21 +29,6 @@ def server(monkeypatch):
         monkeypatch.setenv("IMGPIPE_WEBHOOK_URL", f"{address}/hooks/token-1")
         monkeypatch.setenv("IMGPIPE_RUN_ID", "run-1")
         yield received, statuses
-
-
-def test_a_step_that_fails_reports_the_runs_end(server, tmp_path):
-    with pytest.raises(SystemExit) as caught:
-        run_component(
-            "imgpipe.components.data_version.component",
-            "data_version",
-            {"version": str(tmp_path / "version"), "images": str(tmp_path / "missing" / "*.jpg")},
-        )
-    assert caught.value.code == 66
-    [(method, path, content)] = server[0]
-    assert (method, path) == ("POST", "/hooks/token-1")
-    assert (content["state"], content["run_id"], content["step"]) == ("FAILED", "run-1", "data_version")
-    assert "matches no file" in content["problem"]
-    assert content["text"].startswith("imgpipe run run-1 failed in data_version: ")
 
 
 def test_a_server_that_is_overloaded_is_tried_again(server):
@@ -91,9 +76,16 @@ def test_a_failed_component_is_reported_with_the_step_that_kubeflow_shows(server
     module = component_module(measure=lambda: None, fail=fail)
     with pytest.raises(SystemExit):
         run_components("publish", [(module, "measure"), (module, "fail")], {})
-    [(_, _, content)] = server[0]
-    assert (content["state"], content["step"]) == ("FAILED", "publish")
-    assert content["problem"] == "the image is damaged"
+    [(method, path, content)] = server[0]
+    assert (method, path) == ("POST", "/hooks/token-1")
+    assert content == {
+        "text": "imgpipe run run-1 failed in publish: the image is damaged",
+        "state": "FAILED",
+        "run_id": "run-1",
+        "step": "publish",
+        "problem": "the image is damaged",
+        "remedy": "replace it",
+    }
 
 
 DAY = 24 * 3600
