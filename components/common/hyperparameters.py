@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from imgpipe.components.common.arguments import checked_value, nearest_name
+from imgpipe.components.common.arguments import checked_value, nearest_name, parse_text
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.fields_reader import FieldsReader
 
@@ -211,15 +211,10 @@ def _corners(parameters: Sequence[TunedParameter]) -> Iterator[dict[str, Any]]:
 
 def typed_value(value: Any, field: "dataclasses.Field[Any]") -> Any:
     """Converts a tuned value to the type of a training argument; an invalid value is returned unchanged."""
-    kind: Any = type(field.default)
-    if kind is bool:
-        return {"true": True, "false": False}.get(str(value).lower(), value)
-    if isinstance(value, str) and kind in (int, float):
-        try:
-            return kind(value)
-        except ValueError:
-            return value
-    return value
+    try:
+        return parse_text(field, value) if isinstance(value, str) else value
+    except InvalidArgumentError:
+        return value
 
 
 def _read_parameter(block: FieldsReader) -> TunedParameter:
