@@ -201,10 +201,11 @@ def must_be_readable(what: str, *damage: type[Exception], remedy: str = "check t
         *damage: What the block raises for a damaged file, besides OSError.
         remedy: What to do.
     """
+    kinds: tuple[type[Exception], ...] = (OSError, *damage)
     try:
         yield
-    except (OSError, *damage) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    except kinds as error:
+        reason = getattr(error, "strerror", None) or error
         raise MissingInputError(f"cannot read {what}: {reason}", remedy=remedy) from None
 
 
