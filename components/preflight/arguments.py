@@ -1,8 +1,8 @@
 """Checks all arguments of a run on a target, before its first step starts and again in that step."""
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.job_dir import check_local, check_shared_with_pods
 from imgpipe.components.tune.katib_arguments import KATIB, LOCAL, KatibArguments
 
+_Check = Callable[[], object]
 _OUR_TRAINING_IMAGE = re.compile(r"imgpipe-train-(cpu|gpu|tpu)\b")
 _IMAGE_KINDS = {GPU_RESOURCE: "gpu", TPU_RESOURCE: "tpu"}
 
@@ -56,53 +57,44 @@ def check_arguments(pipeline: str, target: str, values: Mapping[str, Any]) -> No
         classes.append(KatibArguments)
     if target == "vertex" and trains:
         classes.append(CustomJobArguments)
-    errors: list[InvalidArgumentError] = []
-    for name, field in flat_fields(classes).items():
-        if name in values:
-            with _collected(errors):
-                checked_value(field, values[name])
-    with _collected(errors):
-        _check_texts(values)
+    fields = flat_fields(classes)
+    single: list[_Check] = [
+        partial(checked_value, fields[name], values[name]) for name in fields if name in values
+    ]
+    single.append(partial(_check_texts, values))
     if values.get("deploy_target") == KSERVE_TARGET:
-        errors += _kserve_errors(values)
+        single += _checks_of_deployment(values)
     if target == "kubeflow":
-        errors += _kubeflow_errors(values, trains=trains)
-    _raise(errors, remedy="correct the value, or omit the argument to use its default")
-    for arguments_class in classes:
-        with _collected(errors):
-            from_values(arguments_class, values)
-    with _collected(errors):
-        check_deploy_target(target, values)
-    with _collected(errors):
-        check_paths(target, values)
-    with _collected(errors):
-        _check_deploy_dir(values)
+        single += _checks_of_pods(values, trains=trains)
+    _raise_errors(single, remedy="correct the value, or omit the argument to use its default")
+    combined: list[_Check] = [
+        *(partial(from_values, arguments_class, values) for arguments_class in classes),
+        partial(check_deploy_target, target, values),
+        partial(check_paths, target, values),
+        partial(_check_deploy_dir, values),
+    ]
     if pipeline == TUNE:
-        with _collected(errors):
-            _check_tuning(target, values)
+        combined.append(partial(_check_tuning, target, values))
     if target == "kubeflow" and trains:
-        with _collected(errors):
-            _check_training_image(values)
-    _raise(errors)
+        combined.append(partial(_check_training_image, values))
+    _raise_errors(combined)
 
 
-@contextmanager
-def _collected(errors: list[InvalidArgumentError]) -> Iterator[None]:
-    try:
-        yield
-    except InvalidArgumentError as error:
-        # Steps share arguments and report the same.
-        if error.problem not in [known.problem for known in errors]:
-            errors.append(error)
-
-
-def _raise(errors: list[InvalidArgumentError], *, remedy: str = "") -> None:
+def _raise_errors(checks: Iterable[_Check], *, remedy: str = "") -> None:
+    """Raises the errors of checks together, each once: steps share arguments and report the same."""
+    by_problem: dict[str, InvalidArgumentError] = {}
+    for check in checks:
+        try:
+            check()
+        except InvalidArgumentError as error:
+            by_problem.setdefault(error.problem, error)
+    errors = list(by_problem.values())
     if len(errors) == 1 and errors[0].remedy != "correct the value":
         raise errors[0]
     if errors:
         remedies = [error.remedy for error in errors if error.remedy != "correct the value"]
         raise InvalidArgumentError(
-            "; ".join(error.problem for error in errors),
+            "; ".join(by_problem),
             where="; ".join(dict.fromkeys(error.where for error in errors if error.where)),
             remedy="; ".join(dict.fromkeys(remedies)) or remedy,
         )
@@ -162,47 +154,38 @@ def _check_tuning(target: str, values: Mapping[str, Any]) -> None:
     check_search_space(request, from_values(RecipeTrainingArguments, values))
 
 
-def _kserve_errors(values: Mapping[str, Any]) -> list[InvalidArgumentError]:
-    """Returns what Kubernetes would reject in the names of a deployment."""
-    errors: list[InvalidArgumentError] = []
-    with _collected(errors):
-        check_namespace("namespace", str(values.get("namespace", "")))
+def _checks_of_deployment(values: Mapping[str, Any]) -> Iterator[_Check]:
+    """Yields checks for what Kubernetes would reject in the names of a deployment."""
+    yield partial(check_namespace, "namespace", str(values.get("namespace", "")))
     if account := str(values.get("serving_service_account", "")):
-        with _collected(errors):
-            check_object_name("serving_service_account", account, "ServiceAccount")
+        yield partial(check_object_name, "serving_service_account", account, "ServiceAccount")
     name = values.get("deploy_name") or str(values.get("deploy_dir", "")).rstrip("/").rpartition("/")[2]
-    with _collected(errors):
-        check_inference_service_name("deploy_name", name)
-    return errors
+    yield partial(check_inference_service_name, "deploy_name", name)
 
 
-def _kubeflow_errors(values: Mapping[str, Any], *, trains: bool) -> list[InvalidArgumentError]:
-    """Returns what Kubernetes would reject in the pods of the steps."""
-    errors: list[InvalidArgumentError] = []
+def _checks_of_pods(values: Mapping[str, Any], *, trains: bool) -> Iterator[_Check]:
+    """Yields checks for what Kubernetes would reject in the pods of the steps."""
     for name in ("storage_secret", "webhook_secret"):
         if name in values:
-            with _collected(errors):
-                check_object_name(name, values[name], "Secret")
+            yield partial(check_object_name, name, values[name], "Secret")
     if not trains:
-        return errors
+        return
     for name in ("train_cpu", "train_memory"):
         if name in values:
-            with _collected(errors):
-                check_quantity(name, values[name])
-    with _collected(errors):
-        check_image(values.get("train_image", ""), name="train_image")
-    with _collected(errors):
-        check_node_selector("train_node_selector", values.get("train_node_selector", {}))
-    with _collected(errors):
-        check_tolerations("train_tolerations", values.get("train_tolerations", []))
-    with _collected(errors):
-        count = values.get("train_accelerator_count", "0")
-        if not count.isascii() or not count.isdigit():
-            raise InvalidArgumentError(
-                f"train_accelerator_count={count} is not a count", remedy="write a whole number, e.g. 1"
-            )
-        check_accelerator("train", values.get("train_accelerator_type", ""), int(count))
-    return errors
+            yield partial(check_quantity, name, values[name])
+    yield partial(check_image, values.get("train_image", ""), name="train_image")
+    yield partial(check_node_selector, "train_node_selector", values.get("train_node_selector", {}))
+    yield partial(check_tolerations, "train_tolerations", values.get("train_tolerations", []))
+    yield partial(_check_accelerator, values)
+
+
+def _check_accelerator(values: Mapping[str, Any]) -> None:
+    count = values.get("train_accelerator_count", "0")
+    if not count.isascii() or not count.isdigit():
+        raise InvalidArgumentError(
+            f"train_accelerator_count={count} is not a count", remedy="write a whole number, e.g. 1"
+        )
+    check_accelerator("train", values.get("train_accelerator_type", ""), int(count))
 
 
 def _check_training_image(values: Mapping[str, Any]) -> None:
