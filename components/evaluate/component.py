@@ -59,10 +59,9 @@ def evaluate(
     metrics.log_metric("loss", result.metrics.loss)
     metrics.log_metric("examples", float(result.metrics.examples))
     metrics.log_metric("expected_calibration_error", result.calibration.expected_calibration_error)
-    if result.temperature_scaling is not None:
-        before = result.temperature_scaling.before.expected_calibration_error
-        metrics.log_metric("expected_calibration_error_before", before)
-        metrics.log_metric("temperature", result.temperature_scaling.temperature)
+    before = result.temperature_scaling.before.expected_calibration_error
+    metrics.log_metric("expected_calibration_error_before", before)
+    metrics.log_metric("temperature", result.temperature_scaling.temperature)
     for part in [part for part in result.slices if part.given][:_MAX_SLICES]:
         metrics.log_metric(f"top_1_accuracy, {part.name} = {part.value}", part.top_1_accuracy)
     if result.comparison is not None:

@@ -31,32 +31,17 @@ from imgpipe.components.common.served_model import ServedModel, check_labels, lo
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.evaluate.arguments import EvaluateArguments
 from imgpipe.components.evaluate.attention import attention_maps
-from imgpipe.components.evaluate.calibration import (
-    Calibration,
-    TemperatureScaling,
-    compute_calibration,
-    compute_scaled_calibration,
-)
+from imgpipe.components.evaluate.calibration import compute_calibration, compute_scaled_calibration
 from imgpipe.components.evaluate.champion import champion_folder
 from imgpipe.components.evaluate.comparison import Comparison, compare
+from imgpipe.components.evaluate.evaluation import Evaluation
 from imgpipe.components.evaluate.examples import choose_examples, with_pictures
-from imgpipe.components.evaluate.held_out import (
-    HeldOutMetrics,
-    Interval,
-    SetMetrics,
-    accuracy_interval,
-    compute_set_metrics,
-)
-from imgpipe.components.evaluate.metrics import Metrics, compute_metrics
-from imgpipe.components.evaluate.multi_label_metrics import (
-    THRESHOLD,
-    MultiLabelMetrics,
-    compute_multi_label_metrics,
-    top_k_correct,
-)
+from imgpipe.components.evaluate.held_out import HeldOutMetrics, accuracy_interval, compute_set_metrics
+from imgpipe.components.evaluate.metrics import Metrics, compute_metrics, top_k_correct
+from imgpipe.components.evaluate.multi_label_metrics import MultiLabelMetrics, compute_multi_label_metrics
 from imgpipe.components.evaluate.predictions_csv import record_names, write_predictions
 from imgpipe.components.evaluate.report import evaluation_report
-from imgpipe.components.evaluate.slices import SliceMetrics, SliceReader, compute_slices
+from imgpipe.components.evaluate.slices import SliceReader, compute_slices
 from imgpipe.components.evaluate.slices_csv import read_slices_csv
 from imgpipe.components.evaluate.thresholds import count_thresholds
 from imgpipe.components.images.resize_modes import STRETCH
@@ -76,52 +61,6 @@ class EvaluationFiles:
 
     folder: Path
     report: Path
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The result of an evaluation.
-
-    Attributes:
-        labels: The model's labels, in the order of the classes.
-        split: The split of the dataset.
-        metrics: The model's metrics; for a multi-label dataset, ``MultiLabelMetrics``.
-        top_1_accuracy_interval: The 95% confidence interval of the accuracy.
-        test: The figures on the test split; None if there is none, or it is the evaluated split.
-        calibration: The model's calibration.
-        temperature_scaling: What the model's temperature changes in it; None if the model has none.
-        label_sets: The metrics of the model's label sets; None if it has none.
-        slices: Accuracy by slice; empty if the images have no slices.
-        comparison: The comparison with the champion; None if there is none.
-    """
-
-    labels: tuple[str, ...]
-    split: str
-    metrics: Metrics | MultiLabelMetrics
-    top_1_accuracy_interval: Interval
-    test: HeldOutMetrics | None
-    calibration: Calibration
-    temperature_scaling: TemperatureScaling | None
-    label_sets: SetMetrics | None
-    slices: tuple[SliceMetrics, ...]
-    comparison: Comparison | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the content of metrics.json: JSON values."""
-        return {
-            "labels": list(self.labels),
-            "split": self.split,
-            **self.metrics.to_json(),
-            "top_1_accuracy_interval": dataclasses.asdict(self.top_1_accuracy_interval),
-            "test": dataclasses.asdict(self.test) if self.test else None,
-            "calibration": dataclasses.asdict(self.calibration),
-            "temperature_scaling": dataclasses.asdict(self.temperature_scaling)
-            if self.temperature_scaling
-            else None,
-            "label_sets": dataclasses.asdict(self.label_sets) if self.label_sets else None,
-            "slices": [dataclasses.asdict(metrics) for metrics in self.slices],
-            "comparison": dataclasses.asdict(self.comparison) if self.comparison else None,
-        }
 
 
 @dataclass(frozen=True)
@@ -156,9 +95,7 @@ class _Predictions:
     @property
     def correct(self) -> NDArray[np.bool_]:
         """Whether the most probable class is one of the image's labels."""
-        if self.is_multi_label:
-            return top_k_correct(self.classes, self.probabilities, 1)
-        return np.asarray(self.probabilities.argmax(axis=1) == self.classes)
+        return top_k_correct(self.classes, self.probabilities, 1)
 
 
 def evaluate(
@@ -218,10 +155,12 @@ def _evaluate(
     reader = SliceReader(manifest, read_slices_csv(arguments.slices_csv) if arguments.slices_csv else None)
     predictions = _predict(model, dataset_folder, split, class_of, manifest, reader)
     _check_matched(reader, split, arguments)
-    calibration, temperature_scaling = _calibration(
-        predictions,
-        provenance,
-        is_fitted=arguments.evaluation_split == VALIDATION
+    # On the images that the model's temperature was fitted on, it is cross-fitted.
+    calibration, temperature_scaling = compute_scaled_calibration(
+        predictions.classes,
+        predictions.probabilities,
+        provenance["temperature"],
+        cross_fit=arguments.evaluation_split == VALIDATION
         and provenance.get("data_digest") == manifest.digest(),
     )
     metrics = predictions.metrics()
@@ -263,7 +202,6 @@ def _evaluate(
         predictions.classes,
         predictions.probabilities,
         model.labels,
-        threshold=THRESHOLD,
     )
     examples = with_pictures(
         choose_examples(predictions.classes, predictions.probabilities, model.labels),
@@ -272,8 +210,7 @@ def _evaluate(
         provenance.get("resize", STRETCH),
     )
     page = evaluation_report(
-        evaluation.metrics,
-        evaluation.labels,
+        evaluation,
         manifest=manifest,
         provenance=provenance,
         examples=examples,
@@ -282,14 +219,6 @@ def _evaluate(
             "evaluated": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             "machine": _describe_machine(),
         },
-        split=evaluation.split,
-        top_1_accuracy_interval=evaluation.top_1_accuracy_interval,
-        test=evaluation.test,
-        calibration=evaluation.calibration,
-        temperature_scaling=evaluation.temperature_scaling,
-        label_sets=evaluation.label_sets,
-        slices=evaluation.slices,
-        comparison=evaluation.comparison,
     )
     files.report.parent.mkdir(parents=True, exist_ok=True)
     files.report.write_text(page, encoding="utf-8", errors="replace")
@@ -318,18 +247,6 @@ def _held_out_metrics(split: str, predictions: _Predictions, provenance: Mapping
         loss=metrics.loss,
         expected_calibration_error=calibration.expected_calibration_error,
         label_sets=compute_set_metrics(predictions.classes, predictions.probabilities, provenance),
-    )
-
-
-def _calibration(
-    predictions: _Predictions, provenance: Mapping[str, Any], *, is_fitted: bool
-) -> tuple[Calibration, TemperatureScaling | None]:
-    """Returns the calibration; ``is_fitted`` is whether the model's temperature was fitted on the images."""
-    if "temperature" not in provenance:
-        # From a version that fitted none.
-        return compute_calibration(predictions.classes, predictions.probabilities), None
-    return compute_scaled_calibration(
-        predictions.classes, predictions.probabilities, provenance["temperature"], cross_fit=is_fitted
     )
 
 
@@ -420,16 +337,10 @@ def _log(evaluation: Evaluation) -> None:
             f"; {test.top_1_accuracy:.4f} on {plural(test.examples, 'image')} of {test.split} "
             f"(95% CI {bounds.lower:.4f} to {bounds.upper:.4f})"
         )
-    calibration, scaling = evaluation.calibration, evaluation.temperature_scaling
-    more: dict[str, Any] = {"expected_calibration_error": calibration.expected_calibration_error}
-    if scaling is not None:
-        more |= {
-            "temperature": scaling.temperature,
-            "expected_calibration_error_before": scaling.before.expected_calibration_error,
-        }
-    average = ""
+    scaling = evaluation.temperature_scaling
+    average, more = "", {}
     if isinstance(metrics, MultiLabelMetrics):
-        more |= {"mean_average_precision": metrics.mean_average_precision, "f1": metrics.f1}
+        more = {"mean_average_precision": metrics.mean_average_precision, "f1": metrics.f1}
         average = f"mean average precision {metrics.mean_average_precision:.4f}, "
     log_result(
         "evaluate",
@@ -441,6 +352,9 @@ def _log(evaluation: Evaluation) -> None:
         examples=metrics.examples,
         top_1_accuracy_interval=dataclasses.asdict(interval),
         test=dataclasses.asdict(test) if test else None,
+        expected_calibration_error=evaluation.calibration.expected_calibration_error,
+        expected_calibration_error_before=scaling.before.expected_calibration_error,
+        temperature=scaling.temperature,
         **more,
         comparison=dataclasses.asdict(comparison) if comparison else None,
     )

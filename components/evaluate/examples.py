@@ -13,8 +13,7 @@ from imgpipe.components.common.errors import PipelineError
 from imgpipe.components.common.html_page import image_source, thumbnail, thumbnail_source
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.records import ImageRecord
-from imgpipe.components.evaluate.metrics import worst_mistakes
-from imgpipe.components.evaluate.multi_label_metrics import label_names, worst_decisions
+from imgpipe.components.evaluate.multi_label_metrics import THRESHOLD
 from imgpipe.components.images.resize_modes import CROP, LETTERBOX, STRETCH
 
 # The largest matrix of which every cell is shown; larger ones are unreadable.
@@ -81,28 +80,18 @@ def choose_examples(
         labels: The N label names.
     """
     if classes.ndim == 2:
-        return [
-            Example(
-                decision.index,
-                label_names(labels, classes[decision.index]),
-                ("" if decision.predicted else "not ") + labels[decision.class_index],
-                decision.class_index,
-                decision.probability,
-            )
-            for decision in worst_decisions(classes, probabilities, _MAX_LISTED)
-        ]
-    mistakes = [
-        Example(
-            mistake.index,
-            labels[mistake.true_class],
-            labels[mistake.predicted_class],
-            mistake.predicted_class,
-            mistake.probability,
-            float(probabilities[mistake.index, mistake.true_class]),
-            (mistake.true_class, mistake.predicted_class),
-        )
-        for mistake in worst_mistakes(classes, probabilities, len(classes))
-    ]
+        return _wrong_decisions(classes, probabilities, labels)
+    predicted = probabilities.argmax(axis=1)
+
+    def example(index: int) -> Example:
+        true, found = int(classes[index]), int(predicted[index])
+        of_found, of_true = (float(probabilities[index, label]) for label in (found, true))
+        return Example(index, labels[true], labels[found], found, of_found, of_true, (true, found))
+
+    wrong = np.flatnonzero(predicted != classes)
+    # Equal probabilities keep the order of the images.
+    worst = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")]
+    mistakes = [example(index) for index in worst.tolist()]
     others = mistakes[_LARGE:]
     in_cell: Counter[tuple[int, int] | None] = Counter(mistake.cell for mistake in mistakes[:_LARGE])
     ranks = []
@@ -110,20 +99,41 @@ def choose_examples(
         ranks.append(in_cell[mistake.cell])
         in_cell[mistake.cell] += 1
     by_rank = [others[index] for index in np.argsort(ranks, kind="stable")]
-    correct = _least_certain(classes, probabilities, labels) if len(labels) <= MAX_MATRIX_CLASSES else []
-    return [*mistakes[:_LARGE], *correct, *by_rank[: _MAX_LISTED - _LARGE]]
+    least_certain = (
+        _least_certain(classes, predicted, probabilities) if len(labels) <= MAX_MATRIX_CLASSES else ()
+    )
+    return [*mistakes[:_LARGE], *map(example, least_certain), *by_rank[: _MAX_LISTED - _LARGE]]
+
+
+def _wrong_decisions(
+    targets: NDArray[np.bool_], probabilities: NDArray[np.floating[Any]], labels: Sequence[str]
+) -> list[Example]:
+    """Returns labels that an image has but were not predicted, and vice versa, the most probable first."""
+    predicted = probabilities >= THRESHOLD
+    images, classes = np.nonzero(predicted != targets)
+    of_label = probabilities[images, classes].astype(np.float64)
+    confidence = np.where(predicted[images, classes], of_label, 1 - of_label)
+    worst = np.argsort(-confidence, kind="stable")[:_MAX_LISTED]
+    examples = []
+    for image, label, probability in zip(
+        *(a[worst].tolist() for a in (images, classes, confidence)), strict=True
+    ):
+        true_labels = (
+            ", ".join(labels[index] for index in np.flatnonzero(targets[image]).tolist()) or "no label"
+        )
+        decision = labels[label] if predicted[image, label] else f"not {labels[label]}"
+        examples.append(Example(image, true_labels, decision, label, probability))
+    return examples
 
 
 def _least_certain(
-    classes: NDArray[Any], probabilities: NDArray[np.floating[Any]], labels: Sequence[str]
-) -> Iterator[Example]:
-    predicted = probabilities.argmax(axis=1)
-    for index, label in enumerate(labels):
-        correct = np.flatnonzero((classes == index) & (predicted == index))
-        least = correct[np.argsort(probabilities[correct, index], kind="stable")][:_CORRECT_PER_CLASS]
-        for image in least.tolist():
-            probability = float(probabilities[image, index])
-            yield Example(image, label, label, index, probability, probability, (index, index))
+    classes: NDArray[Any], predicted: NDArray[np.int64], probabilities: NDArray[np.floating[Any]]
+) -> Iterator[int]:
+    for label in range(probabilities.shape[1]):
+        correct = np.flatnonzero((classes == label) & (predicted == label))
+        yield from correct[np.argsort(probabilities[correct, label], kind="stable")][
+            :_CORRECT_PER_CLASS
+        ].tolist()
 
 
 def with_pictures(

@@ -39,18 +39,15 @@ class SetMetrics:
 
 def compute_set_metrics(
     targets: NDArray[Any], probabilities: NDArray[np.floating[Any]], provenance: Mapping[str, Any]
-) -> SetMetrics | None:
-    """Computes the metrics of a model's label sets; None if it has none, or no image has a label.
+) -> SetMetrics:
+    """Computes the metrics of a model's label sets; at least one image has a label.
 
     Args:
         targets: int [examples], the true classes; or bool [examples, N], whether the image has the label.
         probabilities: [examples, N].
         provenance: The model's.
     """
-    settings = provenance.get("label_sets")
-    multi_label = targets.ndim == 2
-    if not settings or (multi_label and not targets.any()):
-        return None
+    settings, multi_label = provenance["label_sets"], targets.ndim == 2
     in_set = label_sets(probabilities, tuple(settings["thresholds"]), multi_label=multi_label)
     held = in_set[targets] if multi_label else in_set[np.arange(len(targets)), targets]
     return SetMetrics(settings["coverage"], float(held.mean()), float(in_set.sum(axis=1).mean()))
@@ -67,7 +64,7 @@ class HeldOutMetrics:
         top_1_accuracy_interval: Its 95% confidence interval.
         loss: As in ``Metrics``.
         expected_calibration_error: As in ``Calibration``.
-        label_sets: The metrics of the label sets; None if the model has none.
+        label_sets: The metrics of the label sets.
     """
 
     split: str
@@ -76,7 +73,7 @@ class HeldOutMetrics:
     top_1_accuracy_interval: Interval
     loss: float
     expected_calibration_error: float
-    label_sets: SetMetrics | None
+    label_sets: SetMetrics
 
 
 def accuracy_interval(accuracy: float, examples: int) -> Interval:

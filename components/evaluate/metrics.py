@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgpipe.components.common.errors import InternalError, InvalidDataError
+from imgpipe.components.common.errors import InvalidDataError
 
 # A probability of exactly 0 for the true class would make the mean loss infinite.
 MIN_PROBABILITY = 1e-7
-_TOP_K = 5
+TOP_K = 5
 # Probabilities per chunk: intermediate results take a few megabytes.
 _CHUNK_PROBABILITIES = 2**20
 
@@ -84,37 +84,7 @@ class Metrics:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the metrics as JSON values."""
-        return {
-            **dataclasses.asdict(self),
-            "per_class": [dataclasses.asdict(metrics) for metrics in self.per_class],
-            "confusion": self.confusion.tolist(),
-        }
-
-
-@dataclass(frozen=True)
-class WrongPrediction:
-    """An example whose most probable class is not the true one.
-
-    Attributes:
-        index: Index of the example in the arrays.
-        true_class: 0..N-1.
-        predicted_class: 0..N-1.
-        probability: The probability of the predicted class.
-    """
-
-    index: int
-    true_class: int
-    predicted_class: int
-    probability: float
-
-
-@dataclass(frozen=True)
-class ConfusedPair:
-    """Number of images of one class that were predicted as another."""
-
-    true_class: int
-    predicted_class: int
-    count: int
+        return {**dataclasses.asdict(self), "confusion": self.confusion.tolist()}
 
 
 def compute_metrics(labels: NDArray[np.integer[Any]], probabilities: NDArray[np.floating[Any]]) -> Metrics:
@@ -125,11 +95,9 @@ def compute_metrics(labels: NDArray[np.integer[Any]], probabilities: NDArray[np.
         probabilities: [examples, N].
 
     Raises:
-        InvalidDataError: if there are no examples, a probability is NaN or infinite, or a label is not one
-            of the N classes.
-        InternalError: if the shapes do not match.
+        InvalidDataError: if there are no examples, or a probability is NaN or infinite.
     """
-    _check(labels, probabilities)
+    check_probabilities(probabilities)
     examples, classes = probabilities.shape
     predicted = probabilities.argmax(axis=1)
     true_probability = probabilities[np.arange(examples), labels]
@@ -140,7 +108,7 @@ def compute_metrics(labels: NDArray[np.integer[Any]], probabilities: NDArray[np.
     return Metrics(
         examples=examples,
         top_1_accuracy=float(np.mean(predicted == labels)),
-        top_5_accuracy=float(np.mean(_rank_true_probability(labels, probabilities) < min(_TOP_K, classes))),
+        top_5_accuracy=float(np.mean(top_k_correct(labels, probabilities, TOP_K))),
         loss=float(np.mean(loss)),
         macro_precision=mean_of_defined(metrics.precision for metrics in per_class),
         macro_recall=mean_of_defined(metrics.recall for metrics in per_class),
@@ -150,46 +118,15 @@ def compute_metrics(labels: NDArray[np.integer[Any]], probabilities: NDArray[np.
     )
 
 
-def worst_mistakes(
-    labels: NDArray[np.integer[Any]], probabilities: NDArray[np.floating[Any]], count: int
-) -> tuple[WrongPrediction, ...]:
-    """Returns the wrong predictions with the highest probabilities, highest first.
+def most_confused_pairs(metrics: Metrics, count: int) -> list[list[int]]:
+    """Returns the largest nonzero off-diagonal cells of the confusion matrix, as in ``confusion``.
 
-    Equal probabilities keep the order of the examples.
-
-    Args:
-        labels: [examples], the true classes, 0..N-1.
-        probabilities: [examples, N].
-        count: Maximum number of predictions.
-
-    Raises:
-        InvalidDataError: see ``compute_metrics``.
-        InternalError: see ``compute_metrics``.
-    """
-    _check(labels, probabilities)
-    predicted = probabilities.argmax(axis=1)
-    wrong = np.flatnonzero(predicted != labels)
-    worst = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:count]
-    return tuple(
-        WrongPrediction(
-            index=int(index),
-            true_class=int(labels[index]),
-            predicted_class=int(predicted[index]),
-            probability=float(probabilities[index, predicted[index]]),
-        )
-        for index in worst
-    )
-
-
-def most_confused_pairs(metrics: Metrics, count: int) -> tuple[ConfusedPair, ...]:
-    """Returns the largest nonzero off-diagonal cells of the confusion matrix, largest first.
-
-    Equal numbers are ordered by the true class, then by the predicted one.
+    The largest are first. Equal numbers are ordered by the true class, then by the predicted one.
     """
     confusion = metrics.confusion
     off_diagonal = confusion[confusion[:, 0] != confusion[:, 1]]
-    largest = off_diagonal[np.argsort(-off_diagonal[:, 2], kind="stable")[:count]]
-    return tuple(ConfusedPair(*cell) for cell in largest.tolist())
+    largest: list[list[int]] = off_diagonal[np.argsort(-off_diagonal[:, 2], kind="stable")[:count]].tolist()
+    return largest
 
 
 def check_probabilities(probabilities: NDArray[np.floating[Any]]) -> None:
@@ -217,36 +154,26 @@ def check_probabilities(probabilities: NDArray[np.floating[Any]]) -> None:
         )
 
 
-def _check(labels: NDArray[np.integer[Any]], probabilities: NDArray[np.floating[Any]]) -> None:
-    if labels.ndim != 1 or probabilities.ndim != 2 or len(labels) != len(probabilities):
-        raise InternalError(
-            f"labels of shape {labels.shape} and probabilities of shape {probabilities.shape}; "
-            "they must be [examples] and [examples, classes]"
-        )
-    check_probabilities(probabilities)
-    classes = probabilities.shape[1]
-    valid = (labels >= 0) & (labels < classes)
-    if not valid.all():
-        first = int(np.argmin(valid))
-        raise InvalidDataError(
-            f"class {int(labels[first])} is not among the model's {classes} classes, 0..{classes - 1}",
-            where=f"image {first} of the evaluation, counted from 0",
-            remedy="evaluate on data with the labels that the model was trained on",
-        )
+def top_k_correct(truth: NDArray[Any], probabilities: NDArray[np.floating[Any]], k: int) -> NDArray[np.bool_]:
+    """Returns bool [examples]: whether one of the ``k`` most probable classes is true.
 
-
-def _rank_true_probability(
-    labels: NDArray[np.integer[Any]], probabilities: NDArray[np.floating[Any]]
-) -> NDArray[np.integer[Any]]:
-    """Returns how many classes rank before the true one: more probable, or equally probable and lower."""
-    ranks = np.empty(len(labels), np.int64)
-    classes = np.arange(probabilities.shape[1])[None, :]
+    Args:
+        truth: int [examples], the true classes; or bool [examples, N], whether the image has the label.
+        probabilities: [examples, N].
+        k: Number of classes.
+    """
+    correct = np.empty(len(truth), bool)
+    classes = np.arange(probabilities.shape[1])
     for rows in row_chunks(probabilities):
-        chunk, true = probabilities[rows], labels[rows, None]
-        true_probability = np.take_along_axis(chunk, true.astype(np.int64), axis=1)
-        before = (chunk > true_probability) | ((chunk == true_probability) & (classes < true))
-        ranks[rows] = before.sum(axis=1)
-    return ranks
+        chunk, true = probabilities[rows], truth[rows]
+        # Of several labels, the most probable one.
+        best = np.where(true, chunk, -1).argmax(axis=1) if true.ndim == 2 else true.astype(np.int64)
+        probability = np.take_along_axis(chunk, best[:, None], axis=1)
+        before = (chunk > probability) | ((chunk == probability) & (classes < best[:, None]))
+        correct[rows] = before.sum(axis=1) < k
+        if true.ndim == 2:
+            correct[rows] &= true.any(axis=1)
+    return correct
 
 
 def row_chunks(probabilities: NDArray[np.floating[Any]]) -> Iterator[slice]:

@@ -5,7 +5,6 @@
 """
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +14,16 @@ from numpy.typing import NDArray
 from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.evaluate.metrics import (
     MIN_PROBABILITY,
+    TOP_K,
     ClassMetrics,
     check_probabilities,
     class_counts,
     mean_of_defined,
     row_chunks,
+    top_k_correct,
 )
 
 THRESHOLD = 0.5
-_TOP_K = 5
 
 
 @dataclass(frozen=True)
@@ -82,23 +82,6 @@ class MultiLabelMetrics:
         return {"multi_label": True, **dataclasses.asdict(self)}
 
 
-@dataclass(frozen=True)
-class WrongDecision:
-    """A label that an image has but was not predicted, or vice versa.
-
-    Attributes:
-        index: Index of the example in the arrays.
-        class_index: Index of the label, 0..N-1.
-        predicted: Whether the label was predicted.
-        probability: The probability of the prediction: of the label, or of its absence.
-    """
-
-    index: int
-    class_index: int
-    predicted: bool
-    probability: float
-
-
 def compute_multi_label_metrics(
     targets: NDArray[np.bool_], probabilities: NDArray[np.floating[Any]]
 ) -> MultiLabelMetrics:
@@ -123,7 +106,7 @@ def compute_multi_label_metrics(
         examples=len(targets),
         without_label=int((~labeled).sum()),
         top_1_accuracy=float(top_k_correct(targets, probabilities, 1)[labeled].mean()),
-        top_5_accuracy=float(top_k_correct(targets, probabilities, _TOP_K)[labeled].mean()),
+        top_5_accuracy=float(top_k_correct(targets, probabilities, TOP_K)[labeled].mean()),
         loss=_cross_entropy(targets, probabilities),
         # Not None, and f1 is defined, because an image has a label.
         mean_average_precision=mean_of_defined(metrics.average_precision for metrics in per_class) or 0.0,
@@ -134,18 +117,6 @@ def compute_multi_label_metrics(
         macro_f1=mean_of_defined(metrics.f1 for metrics in per_class),
         per_class=per_class,
     )
-
-
-def top_k_correct(
-    targets: NDArray[np.bool_], probabilities: NDArray[np.floating[Any]], k: int
-) -> NDArray[np.bool_]:
-    """Returns bool [examples]: whether the image has one of its ``k`` most probable labels."""
-    correct = np.empty(len(targets), bool)
-    for rows in row_chunks(probabilities):
-        # Ties go to the lowest class.
-        top = np.argsort(-probabilities[rows], axis=1, kind="stable")[:, :k]
-        correct[rows] = np.take_along_axis(targets[rows], top, axis=1).any(axis=1)
-    return correct
 
 
 def average_precision(target: NDArray[np.bool_], probabilities: NDArray[np.floating[Any]]) -> float | None:
@@ -163,26 +134,6 @@ def average_precision(target: NDArray[np.bool_], probabilities: NDArray[np.float
     last = np.append(np.flatnonzero(np.diff(probabilities[order])), len(order) - 1)
     precision, new_hits = hits[last] / (last + 1), np.diff(hits[last], prepend=0)
     return float((precision * new_hits).sum() / hits[-1])
-
-
-def worst_decisions(
-    targets: NDArray[np.bool_], probabilities: NDArray[np.floating[Any]], count: int
-) -> tuple[WrongDecision, ...]:
-    """Returns the wrong decisions with the highest probabilities, highest first."""
-    predicted = probabilities >= THRESHOLD
-    images, classes = np.nonzero(predicted != targets)
-    of_label = probabilities[images, classes].astype(np.float64)
-    confidence = np.where(predicted[images, classes], of_label, 1 - of_label)
-    return tuple(
-        WrongDecision(int(image), int(label), bool(predicted[image, label]), float(confidence[index]))
-        for index in np.argsort(-confidence, kind="stable")[:count]
-        for image, label in [(images[index], classes[index])]
-    )
-
-
-def label_names(labels: Sequence[str], target: NDArray[np.bool_]) -> str:
-    """Returns the names of an image's labels, separated by commas."""
-    return ", ".join(labels[index] for index in np.flatnonzero(target).tolist()) or "no label"
 
 
 def _label_metrics(

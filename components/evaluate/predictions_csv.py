@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgpipe.components.common.dataset import Split
+from imgpipe.components.evaluate.multi_label_metrics import THRESHOLD
 
 _COLUMNS = ("image", "true_label", "predicted_label", "true_probability", "predicted_probability")
 _MULTI_LABEL_COLUMNS = ("image", "label", "true", "predicted", "probability")
@@ -27,8 +28,6 @@ def write_predictions(
     classes: NDArray[Any],
     probabilities: NDArray[np.floating[Any]],
     labels: Sequence[str],
-    *,
-    threshold: float,
 ) -> None:
     """Writes the predictions, in the data set's order.
 
@@ -42,14 +41,13 @@ def write_predictions(
         classes: int [examples], the true classes; or bool [examples, N], whether the image has the label.
         probabilities: [examples, N].
         labels: The N label names.
-        threshold: The probability from which a label of multi-label data is predicted.
     """
     # A file name that is not UTF-8 has lone surrogates, which are written as in manifest.json.
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         if classes.ndim == 2:
             writer.writerow(_MULTI_LABEL_COLUMNS)
-            predicted = probabilities >= threshold
+            predicted = probabilities >= THRESHOLD
             for number, image in enumerate(images):
                 rows = np.flatnonzero(classes[number] | predicted[number]).tolist()
                 writer.writerows(

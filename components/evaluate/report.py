@@ -10,12 +10,10 @@ from imgpipe.components.common.dataset import Manifest, in_usual_order
 from imgpipe.components.common.html_page import LineChart, Series, line_chart, render
 from imgpipe.components.common.plural import plural
 from imgpipe.components.evaluate.calibration import Calibration, TemperatureScaling
-from imgpipe.components.evaluate.comparison import Comparison
+from imgpipe.components.evaluate.evaluation import Evaluation
 from imgpipe.components.evaluate.examples import MAX_MATRIX_CLASSES, Example
-from imgpipe.components.evaluate.held_out import HeldOutMetrics, Interval, SetMetrics
 from imgpipe.components.evaluate.metrics import ClassMetrics, Metrics, most_confused_pairs
 from imgpipe.components.evaluate.multi_label_metrics import MultiLabelMetrics
-from imgpipe.components.evaluate.slices import SliceMetrics
 from imgpipe.components.evaluate.thresholds import STEPS, ThresholdCounts
 
 MAX_CONFUSED_PAIRS = 30
@@ -37,52 +35,32 @@ class _ClassRow:
 
 
 def evaluation_report(
-    metrics: Metrics | MultiLabelMetrics,
-    labels: Sequence[str],
+    evaluation: Evaluation,
     *,
     manifest: Manifest,
     provenance: Mapping[str, Any],
+    thresholds: Sequence[ThresholdCounts],
     examples: Sequence[Example] = (),
-    thresholds: Sequence[ThresholdCounts] = (),
     about: Mapping[str, str] | None = None,
-    split: str = "validation",
-    top_1_accuracy_interval: Interval | None = None,
-    test: HeldOutMetrics | None = None,
-    calibration: Calibration | None = None,
-    temperature_scaling: TemperatureScaling | None = None,
-    label_sets: SetMetrics | None = None,
-    slices: Sequence[SliceMetrics] = (),
-    comparison: Comparison | None = None,
 ) -> str:
-    """Returns the report on the quality and the mistakes of a model.
+    """Returns the report on the quality and the mistakes of a model, as HTML.
 
     Args:
-        metrics: The model's metrics; ``MultiLabelMetrics`` have their own layout.
-        labels: The N label names, in the order of the classes.
+        evaluation: The result; ``MultiLabelMetrics`` have their own layout.
         manifest: The dataset's manifest, for the number of images per split and label.
         provenance: The model's provenance, with these optional keys: ``arguments`` ({name: value}),
             ``evaluations`` (a list of mappings with ``step``, ``top_1_accuracy``, ``top_5_accuracy``,
             ``loss``, ``train_loss``, each of which may be missing or None), ``best_step``, ``model_type``,
             ``data_digest``, ``versions`` ({name: version}), ``decisions`` (sentences of the
             training), ``model_race`` (``Race.as_json``).
+        thresholds: The counts by threshold, of all classes first.
         examples: Mistakes, in the order of display, and correct predictions for the confusion matrix.
-        thresholds: The counts by threshold, of all classes first; empty = not shown.
         about: Facts about the evaluation, by name, e.g. its date.
-        split: The name of the evaluated split.
-        top_1_accuracy_interval: The confidence interval of the accuracy on it.
-        test: The figures on the test split, if it was measured too.
-        calibration: The calibration, if available.
-        temperature_scaling: What the model's temperature changes in it, if the model has one.
-        label_sets: The metrics of the model's label sets, if it has any.
-        slices: Accuracy by slice, grouped by name.
-        comparison: The comparison with the champion, if there is one.
-
-    Returns:
-        The HTML of the page.
     """
     manifest = dataclasses.replace(manifest, splits=in_usual_order(manifest.splits))
     evaluations = [dict(entry) for entry in provenance.get("evaluations") or ()]
     best_step = _number(provenance.get("best_step"))
+    metrics, labels = evaluation.metrics, evaluation.labels
     confusion: dict[str, Any] = {}
     if isinstance(metrics, Metrics):
         show_matrix = len(labels) <= MAX_MATRIX_CLASSES
@@ -90,18 +68,13 @@ def evaluation_report(
             "matrix": metrics.confusion_matrix().tolist() if show_matrix else None,
             "pairs": () if show_matrix else most_confused_pairs(metrics, MAX_CONFUSED_PAIRS),
         }
-    mistakes = [example for example in examples if not example.is_correct]
     rows = _class_rows(metrics, labels, manifest)
     return render(
         "evaluation.html" if confusion else "multi_label_evaluation.html",
         "imgpipe.components.evaluate",
         scripts=("evaluation.js",),
+        **vars(evaluation),
         about={"data set": _describe_data(manifest), **(about or {})},
-        metrics=metrics,
-        labels=tuple(labels),
-        split=split,
-        top_1_accuracy_interval=top_1_accuracy_interval,
-        test=test,
         model_type=provenance.get("model_type"),
         data_digest=str(provenance.get("data_digest") or manifest.digest()),
         best_step=best_step,
@@ -118,23 +91,16 @@ def evaluation_report(
         class_rows=rows[:_MAX_CLASS_ROWS],
         **confusion,
         multi_label=not confusion,
-        wrong=metrics.wrong,
-        mistakes=mistakes,
+        mistakes=[example for example in examples if not example.is_correct],
         correct=[example for example in examples if example.is_correct],
-        thresholds=thresholds,
-        threshold_chart=_threshold_chart(thresholds[0]) if thresholds else None,
-        threshold_data=[dataclasses.asdict(counts) for counts in thresholds],
+        thresholds=[dataclasses.asdict(counts) for counts in thresholds],
+        threshold_chart=_threshold_chart(thresholds[0]),
         arguments=dict(provenance.get("arguments") or {}),
         versions=dict(provenance.get("versions") or {}),
         manifest=manifest,
-        calibration=calibration,
-        calibration_chart=_reliability(calibration, temperature_scaling) if calibration else None,
-        temperature_scaling=temperature_scaling,
-        label_sets=label_sets,
+        calibration_chart=_reliability(evaluation.calibration, evaluation.temperature_scaling),
         decisions=list(provenance.get("decisions") or ()),
         model_race=provenance.get("model_race"),
-        slices=slices,
-        comparison=comparison,
     )
 
 
@@ -153,8 +119,8 @@ def _curve(
     return line_chart(series, x_name="training step", y_name=y_name, marker=marker, y_maximum=y_maximum)
 
 
-def _reliability(calibration: Calibration, scaling: TemperatureScaling | None) -> LineChart:
-    curves = {"this model": calibration, **({"without temperature": scaling.before} if scaling else {})}
+def _reliability(calibration: Calibration, scaling: TemperatureScaling) -> LineChart:
+    curves = {"this model": calibration, "without temperature": scaling.before}
     series = [
         Series(
             name,

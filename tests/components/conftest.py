@@ -213,7 +213,15 @@ def linear_model():
     def write(folder, labels=("dark", "bright"), seed=0):
         write_saved_model(Linear(len(labels), seed), 8, labels, folder)
         write_deployment_config(folder, global_step=1)
-        write_provenance(folder, {"model_type": "linear", "best_step": 1})
+        write_provenance(
+            folder,
+            {
+                "model_type": "linear",
+                "best_step": 1,
+                "temperature": 1.0,
+                "label_sets": {"coverage": 0.9, "thresholds": [0.5]},
+            },
+        )
         return folder
 
     return write

@@ -130,7 +130,8 @@ def write_model(folder):
         "        return tf.reshape(tf.cast(images, tf.float32), [-1, 192]) @ self.variables[0] / 1e5\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "write_saved_model(Linear(), 8, ('daisy', 'tulips'), folder)\n"
-        "write_provenance(folder, {'model_type': 'linear'})\n"
+        "label_sets = {'coverage': 0.9, 'thresholds': [0.5]}\n"
+        "write_provenance(folder, {'model_type': 'linear', 'temperature': 1.0, 'label_sets': label_sets})\n"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], cwd=ROOT, check=True)
 

@@ -298,6 +298,8 @@ def test_the_component_logs_finite_floats_and_a_matrix_of_up_to_a_hundred_classe
         "loss",
         "examples",
         "expected_calibration_error",
+        "expected_calibration_error_before",
+        "temperature",
         "champion_top_1_accuracy",
         "difference",
         "difference_lower",

@@ -11,9 +11,10 @@ from imgpipe.components.common.dataset import Manifest, Shard, Split
 from imgpipe.components.common.html_page import thumbnail_source
 from imgpipe.components.common.records import ImageRecord
 from imgpipe.components.evaluate.examples import Example, choose_examples, with_pictures
-from imgpipe.components.evaluate.metrics import compute_metrics
-from imgpipe.components.evaluate.report import add_run, evaluation_report
+from imgpipe.components.evaluate.report import add_run
 from imgpipe.components.evaluate.thresholds import count_thresholds
+
+from .report_page import report_page
 
 EVALUATIONS = [
     {"step": 50, "top_1_accuracy": 0.5, "top_5_accuracy": 0.9, "loss": 1.5, "train_loss": 1.2},
@@ -44,8 +45,7 @@ def page(labels: tuple[str, ...] = ("daisy", "roses", "tulips"), **changes: Any)
     probabilities[np.arange(2 * classes), true] = 0.8
     # The first image of class 0 is predicted as class 1.
     probabilities[0, :2] = (0.1, 0.9)
-    values = {"provenance": PROVENANCE, "manifest": manifest(labels), **changes}
-    return evaluation_report(compute_metrics(true, probabilities), labels, **values)
+    return report_page(true, probabilities, labels, manifest(labels), **{"provenance": PROVENANCE, **changes})
 
 
 def png() -> bytes:
@@ -85,8 +85,9 @@ def test_page_shows_accuracies_loss_and_number_of_images():
 
 def test_page_shows_both_learning_curves_and_marks_the_best_step():
     html = page()
-    assert html.count("<svg") == 2
-    assert html.count("<polyline") == 3
+    curves = html[html.index("<h2>Learning curves") :].partition("</section>")[0]
+    assert curves.count("<svg") == 2
+    assert curves.count("<polyline") == 3
     assert html.count("best: step 100") == 2
     assert "training: 0.2 at 150" in html
     assert "validation: 0.7 at 100" in html
@@ -118,8 +119,8 @@ def test_the_classes_with_the_lowest_f1_are_the_first():
 
 
 def test_undefined_fraction_is_a_dash():
-    metrics = compute_metrics(np.array([0]), np.array([[0.9, 0.1]], np.float32))
-    html = evaluation_report(metrics, ("a", "b"), manifest=manifest(("a", "b")), provenance={})
+    labels = ("a", "b")
+    html = report_page(np.array([0]), np.array([[0.9, 0.1]], np.float32), labels, manifest(labels))
     row = text_of(html[html.index('<th scope="row">b') :].partition("</tr>")[0])
     assert row == "b \N{EN DASH} \N{EN DASH} \N{EN DASH} 0 0 10 10"
 
@@ -199,14 +200,7 @@ def test_a_page_of_many_classes_and_mistakes_is_small_enough_for_kubeflow():
             Image.fromarray(pixels).save(buffer, "JPEG")
         records.append(ImageRecord(buffer.getvalue(), filename=f"photos/of/the/set/{number:09}.jpg"))
     examples = with_pictures(choose_examples(classes, probabilities, labels), iter(records))
-    html = evaluation_report(
-        compute_metrics(classes, probabilities),
-        labels,
-        manifest=manifest(labels),
-        provenance=PROVENANCE,
-        examples=examples,
-        thresholds=count_thresholds(classes, probabilities, labels),
-    )
+    html = report_page(classes, probabilities, labels, manifest(labels), examples=examples)
     assert 3_500_000 < len(html.encode()) < 5_000_000
 
 
@@ -254,7 +248,8 @@ def test_labels_file_names_and_arguments_are_escaped():
         about={evil: evil},
         provenance={**PROVENANCE, "arguments": {"model_type": evil}, "model_type": evil},
     )
-    assert html.count("<script") == 1
+    # The page's own script, and the counts at every threshold.
+    assert html.count("<script") == 2
     assert html.count("&lt;script&gt;") >= 5
 
 

@@ -37,6 +37,11 @@ def test_the_worst_mistakes_come_first_with_the_probability_of_the_true_class():
     assert [example.is_correct for example in chosen] == [False, False, True]
 
 
+def test_equal_mistakes_keep_the_order_of_the_images():
+    chosen = choose_examples(*predictions([(0, 1, 0.5), (1, 0, 0.8), (2, 0, 0.8), (1, 2, 0.8)]), LABELS)
+    assert [example.index for example in chosen] == [1, 2, 3, 0]
+
+
 def test_the_least_certain_correct_predictions_of_each_class_are_shown():
     cells = [(0, 0, 0.9), (0, 0, 0.5), (0, 0, 0.8), (0, 0, 0.7), (2, 2, 0.95)]
     chosen = choose_examples(*predictions(cells), LABELS)
@@ -54,10 +59,11 @@ def test_a_wrong_decision_of_multi_label_data_names_the_label():
     targets = np.array([[True, False, False], [False, True, True]])
     probabilities = np.array([[0.1, 0.8, 0.2], [0.3, 0.9, 0.6]], np.float32)
     chosen = choose_examples(targets, probabilities, LABELS)
-    assert [(example.true_label, example.predicted_label) for example in chosen] == [
-        ("a", "not a"),
-        ("a", "b"),
+    assert [(example.index, example.true_label, example.predicted_label) for example in chosen] == [
+        (0, "a", "not a"),
+        (0, "a", "b"),
     ]
+    assert [example.probability for example in chosen] == pytest.approx([0.9, 0.8])
     assert not any(example.is_correct for example in chosen)
 
 

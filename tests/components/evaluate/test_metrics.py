@@ -10,15 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 
-from imgpipe.components.common.errors import InternalError, InvalidDataError
+from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.evaluate import metrics as metrics_module
-from imgpipe.components.evaluate.metrics import (
-    ConfusedPair,
-    Metrics,
-    compute_metrics,
-    most_confused_pairs,
-    worst_mistakes,
-)
+from imgpipe.components.evaluate.metrics import Metrics, compute_metrics, most_confused_pairs
 
 
 def softmax_rows(values: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -94,9 +88,7 @@ def test_json_of_the_metrics_has_only_finite_numbers(drawn):
             assert type(value) in (int, float, type(None))
             assert value is None or math.isfinite(value)
 
-    content = compute_metrics(*drawn).to_json()
-    check(content)
-    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    check(json.loads(json.dumps(compute_metrics(*drawn).to_json(), allow_nan=False)))
 
 
 def compute(labels: list[int], probabilities: list[list[float]]) -> Metrics:
@@ -122,7 +114,6 @@ def test_five_thousand_classes_take_little_memory_and_a_small_file():
     tracemalloc.start()
     metrics = compute_metrics(labels, probabilities)
     text = json.dumps(metrics.to_json())
-    worst_mistakes(labels, probabilities, 10)
     most_confused_pairs(metrics, 10)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -185,45 +176,14 @@ def test_output_that_is_not_finite_is_rejected(value):
         compute([0, 1], [[0.5, 0.5], [value, 0.5]])
 
 
-@pytest.mark.parametrize("label", [-1, 2])
-def test_class_that_the_model_does_not_have_is_rejected(label):
-    with pytest.raises(InvalidDataError, match=rf"class {label} is not among the model's 2 classes"):
-        compute([0, label], [[0.5, 0.5], [0.5, 0.5]])
-
-
 def test_evaluation_without_images_is_rejected():
     with pytest.raises(InvalidDataError, match="no images to evaluate"):
         compute_metrics(np.zeros(0, np.int64), np.zeros((0, 3), np.float32))
-
-
-def test_mismatched_shapes_are_rejected():
-    with pytest.raises(InternalError, match=r"\(2,\) and probabilities of shape \(1, 2\)"):
-        compute([0, 1], [[0.5, 0.5]])
-
-
-def test_worst_mistakes_have_the_highest_probabilities_and_ties_keep_the_order():
-    labels = np.array([0, 0, 1, 1, 0])
-    probabilities = np.array([[0.2, 0.8], [0.9, 0.1], [0.95, 0.05], [0.8, 0.2], [0.4, 0.6]], np.float32)
-    mistakes = worst_mistakes(labels, probabilities, 3)
-    assert [(mistake.index, mistake.true_class, mistake.predicted_class) for mistake in mistakes] == [
-        (2, 1, 0),
-        (0, 0, 1),
-        (3, 1, 0),
-    ]
-    assert [mistake.probability for mistake in mistakes] == pytest.approx([0.95, 0.8, 0.8])
-
-
-def test_a_perfect_model_has_no_worst_mistakes():
-    assert worst_mistakes(np.array([0]), np.array([[0.9, 0.1]], np.float32), 5) == ()
 
 
 def test_most_confused_pairs_are_off_diagonal_and_the_largest_first():
     labels = np.array([0] * 5 + [1] * 4 + [2] * 3)
     predicted = np.array([0, 0, 0, 1, 1, 1, 2, 2, 0, 0, 0, 0])
     metrics = compute_metrics(labels, np.eye(3, dtype=np.float32)[predicted])
-    assert most_confused_pairs(metrics, 3) == (
-        ConfusedPair(2, 0, 3),
-        ConfusedPair(0, 1, 2),
-        ConfusedPair(1, 2, 2),
-    )
+    assert most_confused_pairs(metrics, 3) == [[2, 0, 3], [0, 1, 2], [1, 2, 2]]
     assert len(most_confused_pairs(metrics, 30)) == 4

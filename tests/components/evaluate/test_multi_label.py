@@ -19,11 +19,7 @@ from imgpipe.components.common.served_model import load_served_model
 from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.evaluate.arguments import EvaluateArguments
 from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
-from imgpipe.components.evaluate.multi_label_metrics import (
-    average_precision,
-    compute_multi_label_metrics,
-    worst_decisions,
-)
+from imgpipe.components.evaluate.multi_label_metrics import average_precision, compute_multi_label_metrics
 from imgpipe.components.gate.arguments import GateArguments
 from imgpipe.components.gate.gate import decide
 
@@ -48,7 +44,9 @@ def model(tmp_path_factory):
     def write(seed, *, multi_label=True):
         folder = tmp_path_factory.mktemp("model") / "model"
         write_saved_model(Linear(seed), 16, NAMES, folder, multi_label=multi_label)
-        write_provenance(folder, {"model_type": "linear", "best_step": 1, "multi_label": multi_label})
+        label_sets = {"coverage": 0.9, "thresholds": [0.5] * len(NAMES)}
+        provenance = {"model_type": "linear", "best_step": 1, "temperature": 1.0, "label_sets": label_sets}
+        write_provenance(folder, {**provenance, "multi_label": multi_label})
         return folder
 
     return write
@@ -144,15 +142,6 @@ def test_average_precision_equals_scikit_learn_including_ties(data):
         assert found == pytest.approx(average_precision_score(there, probabilities))
     else:
         assert found is None
-
-
-def test_the_worst_decisions_have_the_highest_probabilities():
-    targets = np.array([[True, False], [False, False]])
-    probabilities = np.array([[0.1, 0.6], [0.2, 0.95]])
-    worst = worst_decisions(targets, probabilities, 2)
-    found = [(decision.index, decision.class_index, decision.predicted) for decision in worst]
-    assert found == [(1, 1, True), (0, 0, False)]
-    assert [decision.probability for decision in worst] == pytest.approx([0.95, 0.9])
 
 
 def test_images_without_labels_and_nan_are_rejected():

@@ -16,7 +16,7 @@ def rows(path):
 def test_a_row_has_both_labels_and_both_probabilities(tmp_path):
     probabilities = np.array([[0.75, 0.25], [0.75, 0.25]], np.float32)
     path = tmp_path / "predictions.csv"
-    write_predictions(path, ["x.png", 'y "2".png'], np.array([0, 1]), probabilities, LABELS, threshold=0.5)
+    write_predictions(path, ["x.png", 'y "2".png'], np.array([0, 1]), probabilities, LABELS)
     assert rows(path) == [
         {
             "image": image,
@@ -33,7 +33,7 @@ def test_multi_label_data_has_a_row_for_each_true_or_predicted_label(tmp_path):
     targets = np.array([[True, False], [False, False]])
     probabilities = np.array([[0.25, 0.5], [0.1, 0.2]], np.float32)
     path = tmp_path / "predictions.csv"
-    write_predictions(path, ["x", "y"], targets, probabilities, LABELS, threshold=0.5)
+    write_predictions(path, ["x", "y"], targets, probabilities, LABELS)
     assert [tuple(row.values()) for row in rows(path)] == [
         ("x", "a, b", "1", "0", "0.25"),
         ("x", "c", "0", "1", "0.5"),
@@ -43,7 +43,7 @@ def test_multi_label_data_has_a_row_for_each_true_or_predicted_label(tmp_path):
 
 def test_a_file_name_that_is_not_utf_8_is_escaped(tmp_path):
     path = tmp_path / "predictions.csv"
-    write_predictions(path, ["\udcff.png"], np.array([0]), np.array([[1.0]], np.float32), "a", threshold=0.5)
+    write_predictions(path, ["\udcff.png"], np.array([0]), np.array([[1.0]], np.float32), "a")
     assert rows(path)[0]["image"] == r"\udcff.png"
 
 

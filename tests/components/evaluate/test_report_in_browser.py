@@ -13,9 +13,8 @@ import pytest
 
 from imgpipe.components.common.dataset import Manifest, Shard, Split
 from imgpipe.components.evaluate.examples import choose_examples
-from imgpipe.components.evaluate.metrics import compute_metrics
-from imgpipe.components.evaluate.report import evaluation_report
-from imgpipe.components.evaluate.thresholds import count_thresholds
+
+from .report_page import report_page
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CLASSES = 40
@@ -33,14 +32,9 @@ def page() -> str:
         probabilities[index] = 0.001
         probabilities[index, (true[index] + 1) % CLASSES] = 0.7
     split = Split((Shard("v", len(true), 1, "ab"),), (3,) * CLASSES)
-    return evaluation_report(
-        compute_metrics(true, probabilities),
-        LABELS,
-        manifest=Manifest(LABELS, {"validation": split}, {}),
-        provenance={},
-        examples=choose_examples(true, probabilities, LABELS),
-        thresholds=count_thresholds(true, probabilities, LABELS),
-    )
+    manifest = Manifest(LABELS, {"validation": split}, {})
+    examples = choose_examples(true, probabilities, LABELS)
+    return report_page(true, probabilities, LABELS, manifest, examples=examples)
 
 
 def run_in_frame(page: str, script: str, folder) -> dict:
