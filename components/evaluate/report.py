@@ -52,7 +52,7 @@ def evaluation_report(
             ``evaluations`` (a list of mappings with ``step``, ``top_1_accuracy``, ``top_5_accuracy``,
             ``loss``, ``train_loss``, each of which may be missing or None), ``best_step``, ``model_type``,
             ``data_digest``, ``versions`` ({name: version}), ``decisions`` (sentences of the
-            training), ``model_race`` (``Race.as_json``).
+            training), ``model_race`` (a ``Race``).
         thresholds: The counts by threshold, of all classes first.
         examples: Mistakes, in the order of display, and correct predictions for the confusion matrix.
         about: Facts about the evaluation, by name, e.g. its date.

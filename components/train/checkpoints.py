@@ -59,8 +59,6 @@ class CheckpointFolder:
 
     def __init__(self, folder: Location, *, keep: int) -> None:
         self._folder, self._keep = folder, keep
-        # Cached by step, so that old checkpoints are not downloaded from a remote store to look this up.
-        self._best_steps: dict[int, int | None] = {}
 
     @property
     def location(self) -> str:
@@ -76,16 +74,17 @@ class CheckpointFolder:
             OutputError: if it cannot be written.
         """
         self._write("step", checkpoint)
-        self._best_steps[checkpoint.step] = checkpoint.state.get("best_step")
         steps = self._steps("step")
         # Later checkpoints are damaged: they were skipped when the training resumed from an earlier one.
         kept = [step for step in steps if step <= checkpoint.step][-self._keep :]
         for step in steps:
             if step not in kept:
                 (self._folder / _file_name("step", step)).remove()
-        # Each checkpoint needs the weights that were the best when it was written.
-        needed = {self._best_step(step) for step in kept}
-        for step in self._steps("best"):
+        # Each checkpoint needs the weights that were the best when it was written: the last ones up to its step.
+        # A training that was killed may have left weights after the best step of this checkpoint.
+        best, best_step = self._steps("best"), checkpoint.state.get("best_step", -1)
+        needed = {max((n for n in best if n <= min(step, best_step)), default=None) for step in kept}
+        for step in best:
             if step not in needed:
                 (self._folder / _file_name("best", step)).remove()
 
@@ -115,12 +114,6 @@ class CheckpointFolder:
         """Returns the best weights written at a step; None if they cannot be read."""
         return self._read("best", step)
 
-    def _best_step(self, step: int) -> int | None:
-        if step not in self._best_steps:
-            checkpoint = self._read("step", step, with_arrays=False)
-            self._best_steps[step] = checkpoint.state.get("best_step") if checkpoint else None
-        return self._best_steps[step]
-
     def _steps(self, kind: str) -> list[int]:
         matches = (_NAME.fullmatch(name) for name in self._folder.contents())
         return sorted(int(match[2]) for match in matches if match and match[1] == kind)
@@ -138,13 +131,13 @@ class CheckpointFolder:
                 remedy=os_error_remedy(error, "set another job_dir") + "; the previous checkpoint is intact",
             ) from None
 
-    def _read(self, kind: str, step: int, *, with_arrays: bool = True) -> Checkpoint | None:
+    def _read(self, kind: str, step: int) -> Checkpoint | None:
         name = _file_name(kind, step)
         try:
             with np.load(io.BytesIO((self._folder / name).read()), allow_pickle=False) as file:
                 state = json.loads(file[_STATE].tobytes())
-                names = set(file.files) - {_STATE} if with_arrays else set()
-                return Checkpoint(step, {name: file[name] for name in names}, state)
+                arrays = {name: file[name] for name in file.files if name != _STATE}
+                return Checkpoint(step, arrays, state)
         except (FileNotFoundError, MissingInputError):
             return None
         except _DAMAGED as error:

@@ -21,25 +21,21 @@ def train(
         dataset: The output of the convert step: a manifest and its shards.
         model: The SavedModel of the best evaluation (not the last one), with assets/labels.txt,
             deployment_config.yaml and provenance.json.
-        metrics: Accuracy, loss and step of the best evaluation; with multi_label also mean average
-            precision and F1.
+        metrics: Accuracy, losses, temperature and step of the best evaluation; with multi_label also mean
+            average precision and F1.
         arguments: The settings of the training.
     """
     # Imported here because it loads TensorFlow, which compiling a pipeline does not require.
     from imgpipe.components.common.provenance import read_provenance
-    from imgpipe.components.train.multi_label_evaluation import MultiLabelEvaluation
     from imgpipe.components.train.train import train as run_training
 
     if not arguments.job_dir:
         arguments = dataclasses.replace(arguments, job_dir=default_job_dir("train", model.uri or ""))
     best = run_training(arguments, Path(dataset.path), Path(model.path)).best
-    metrics.log_metric("top_1_accuracy", best.top_1_accuracy)
-    metrics.log_metric("top_5_accuracy", best.top_5_accuracy)
-    metrics.log_metric("loss", best.loss)
-    if isinstance(best, MultiLabelEvaluation):
-        metrics.log_metric("mean_average_precision", best.mean_average_precision)
-        metrics.log_metric("f1", best.f1)
-    metrics.log_metric("best_step", float(best.step))
+    figures = best.figures()
+    figures["best_step"] = figures.pop("step")
+    for name, value in figures.items():
+        metrics.log_metric(name, float(value))
     model.metadata["framework"] = "TensorFlow"
     model.metadata["model_type"] = read_provenance(Path(model.path))["model_type"]
     model.metadata["best_step"] = best.step

@@ -3,7 +3,6 @@
 import fcntl
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ from numpy.typing import NDArray
 from imgpipe.components.common.log import log_event
 from imgpipe.components.storage import atomic_write
 
-_POLL_SECONDS = 0.2
-_LOG_SECONDS = 60.0
 # Written last.
 _COMPLETE = "complete"
 
@@ -57,15 +54,8 @@ def shared_features(
 
 
 def _acquire(lock: Any) -> None:
-    """Acquires the lock, and logs a line from time to time while it waits."""
-    logged = 0.0
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() - logged > _LOG_SECONDS:
-                logged = time.monotonic()
-                log_event("features_awaited", "train: waiting for another trial to compute the features")
-            time.sleep(_POLL_SECONDS)
-        else:
-            return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log_event("features_awaited", "train: waiting for another trial to compute the features")
+        fcntl.flock(lock, fcntl.LOCK_EX)

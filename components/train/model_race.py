@@ -7,10 +7,9 @@ features, a ridge regression, predicts each image from all the others (leave one
 import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,15 +62,6 @@ class Race:
     model_type: str
     probes: tuple[Probe, ...]
 
-    def as_json(self) -> dict[str, Any]:
-        """Returns JSON values, from which ``from_json`` returns the race."""
-        return dataclasses.asdict(self)
-
-    @staticmethod
-    def from_json(values: Mapping[str, Any]) -> "Race":
-        """Returns the race of ``as_json``."""
-        return Race(values["model_type"], tuple(Probe(**probe) for probe in values["probes"]))
-
 
 def find_or_run_race(
     arguments: TrainingArguments, manifest: Manifest, dataset_folder: Path, *, workers: int
@@ -89,7 +79,8 @@ def find_or_run_race(
     file = parse_location(arguments.job_dir) / RACE_FILE if arguments.job_dir else None
     if file is not None:
         try:
-            return Race.from_json(json.loads(file.read()))
+            values = json.loads(file.read())
+            return Race(values["model_type"], tuple(Probe(**probe) for probe in values["probes"]))
         except (FileNotFoundError, MissingInputError):
             if (file.parent / CHECKPOINTS_FOLDER).contents():
                 # The training began when there was nothing to select.
@@ -99,7 +90,7 @@ def find_or_run_race(
         return None
     race = _run(networks, arguments, manifest, dataset_folder)
     if file is not None:
-        file.write(json.dumps(race.as_json()).encode())
+        file.write(json.dumps(dataclasses.asdict(race)).encode())
     return race
 
 
@@ -112,7 +103,7 @@ def _run(
         probes = tuple(_probe(network, arguments, manifest, folder, end) for network in networks)
     default = recipe_values(vars(arguments))["model_type"]
     race = Race(select(probes, arguments.max_latency_ms, default), probes)
-    log_event("model_race", describe(race, arguments.max_latency_ms), **race.as_json())
+    log_event("model_race", describe(race, arguments.max_latency_ms), **dataclasses.asdict(race))
     return race
 
 

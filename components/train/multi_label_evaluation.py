@@ -56,7 +56,7 @@ class MultiLabelEvaluation(Evaluation):
 def evaluation_of(values: Mapping[str, Any]) -> Evaluation:
     """Returns the single-label or multi-label evaluation with the given fields."""
     evaluation_class = MultiLabelEvaluation if "mean_average_precision" in values else Evaluation
-    return evaluation_class(**{**values, "set_scores": tuple(values.get("set_scores", ()))})
+    return evaluation_class(**{**values, "set_scores": tuple(values["set_scores"])})
 
 
 def multi_label_measure(num_classes: int) -> Measure:

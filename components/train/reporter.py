@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def reporter(job_dir: str, tracked: MlflowRun | None = None) -> Report:
     """
     reports: list[Report] = [_log]
     if tracked is not None:
-        reports.append(_mlflow(tracked))
+        reports.append(_each_once(partial(_track, tracked)))
     if job_dir:
         folder = parse_location(job_dir)
         reports += [
@@ -57,7 +58,7 @@ def reporter(job_dir: str, tracked: MlflowRun | None = None) -> Report:
             )
         )
     if os.environ.get(KATIB_TRIAL_NAME):
-        reports.append(_katib_collector())
+        reports.append(_each_once(lambda evaluation: write_katib_line(OBJECTIVE, evaluation.top_1_accuracy)))
 
     def report(evaluations: Sequence[Evaluation]) -> None:
         for report_to in reports:
@@ -94,32 +95,26 @@ def _tolerant(make: Callable[[], Report], consequence: str) -> Report:
     return report_or_warn
 
 
-def _mlflow(run: MlflowRun) -> Report:
-    """Sends each evaluation once; after a resume, those before it too: they may belong to another run."""
-    added = 0
+def _each_once(report: Callable[[Evaluation], None]) -> Report:
+    """Reports each evaluation once; after a resume, those before it too.
 
-    def write(evaluations: Sequence[Evaluation]) -> None:
-        nonlocal added
-        for evaluation in evaluations[added:]:
-            values = evaluation.figures()
-            run.add_metrics(values, values.pop("step"))
-        added = len(evaluations)
-        run.flush()
+    They may belong to another run of MLflow, and the collector in a new pod of Katib needs them.
+    """
+    reported = 0
 
-    return write
+    def report_new(evaluations: Sequence[Evaluation]) -> None:
+        nonlocal reported
+        for evaluation in evaluations[reported:]:
+            report(evaluation)
+        reported = len(evaluations)
+
+    return report_new
 
 
-def _katib_collector() -> Report:
-    """Writes each evaluation once; after a resume, those before it too: a new pod's collector needs them."""
-    written = 0
-
-    def write(evaluations: Sequence[Evaluation]) -> None:
-        nonlocal written
-        for evaluation in evaluations[written:]:
-            write_katib_line(OBJECTIVE, getattr(evaluation, OBJECTIVE))
-        written = len(evaluations)
-
-    return write
+def _track(run: MlflowRun, evaluation: Evaluation) -> None:
+    values = evaluation.figures()
+    run.add_metrics(values, values.pop("step"))
+    run.flush()
 
 
 def _log(evaluations: Sequence[Evaluation]) -> None:

@@ -106,9 +106,10 @@ def train(
     precision = resolve_precision(
         arguments.mixed_precision, arguments.model_type, image_size=arguments.resolved_image_size()
     )
-    checkpoint = _latest_checkpoint(arguments) if given.recipe != ORIGINAL else None
+    checkpoints = _checkpoint_folder(arguments)
+    checkpoint = checkpoints.latest() if checkpoints else None
     decisions: list[str] = []
-    if checkpoint is not None:
+    if checkpoint is not None and given.recipe != ORIGINAL:
         decisions = list(checkpoint.state.get("decisions", ()))
         given = as_before(given, arguments, checkpoint)
         if has_default_budget and given.recipe == FROZEN:
@@ -119,7 +120,7 @@ def train(
         classifier = job.build_classifier(
             weights=arguments.weights, pretrained_checkpoint_path=arguments.pretrained_checkpoint_path
         )
-    saved = _find_saved_training(job, classifier)
+    saved = _saved_training(job, classifier, checkpoints, checkpoint) if checkpoints and checkpoint else None
     log_event(
         "model_built",
         f"train: {arguments.model_type} at {arguments.resolved_image_size()} pixels, "
@@ -133,7 +134,7 @@ def train(
         if decisions:
             environment["decisions"] = decisions
         if race:
-            environment["model_race"] = race.as_json()
+            environment["model_race"] = dataclasses.asdict(race)
         model = job.on_one_device(classifier)
         write_model(folder, model, arguments, manifest, evaluations, best, environment)
 
@@ -172,7 +173,9 @@ def train(
             inputs.training_batches,
             inputs.evaluation_batches,
             accelerators=accelerators,
-            callbacks=_callbacks(job, inputs.trainable, classifier, publisher, stop, tracked, decisions),
+            callbacks=_callbacks(
+                job, inputs.trainable, classifier, checkpoints, publisher, stop, tracked, decisions
+            ),
             resume_from=saved,
             first_evaluation=first_evaluation,
         )
@@ -190,15 +193,14 @@ def train(
     return result
 
 
-def _find_saved_training(job: Job, classifier: Classifier) -> SavedTraining | None:
-    """Returns the state that this training resumes from; None to start from the beginning.
+def _saved_training(
+    job: Job, classifier: Classifier, checkpoints: CheckpointFolder, checkpoint: Checkpoint
+) -> SavedTraining:
+    """Returns the state that this training resumes from.
 
     Raises:
         InvalidArgumentError: if the checkpoints belong to another training.
     """
-    checkpoints, checkpoint = _checkpoint_folder(job.arguments), _latest_checkpoint(job.arguments)
-    if checkpoints is None or checkpoint is None:
-        return None
     check_same_training(checkpoint, job.identity(classifier), checkpoints.location)
     best = checkpoints.best(checkpoint.state["best_step"]) if "best_step" in checkpoint.state else None
     before, now = checkpoint.state["max_steps"], job.arguments.max_steps
@@ -216,6 +218,7 @@ def _callbacks(
     job: Job,
     trainable: Trainable,
     classifier: Classifier,
+    checkpoints: CheckpointFolder | None,
     publisher: Publisher | None,
     stop: Callable[[Sequence[Evaluation]], str] | None,
     tracked: MlflowRun | None,
@@ -223,9 +226,8 @@ def _callbacks(
 ) -> Callbacks:
     if not job.accelerators.is_chief:
         return Callbacks(stop=stop)
-    folder = _checkpoint_folder(job.arguments)
     report = reporter(job.arguments.job_dir, tracked)
-    if folder is None:
+    if checkpoints is None:
         return Callbacks(report=report, publisher=publisher, stop=stop)
     job_state = {
         "training": job.identity(classifier),
@@ -235,10 +237,10 @@ def _callbacks(
     complete = len(trainable.variables) == len(classifier.variables)
 
     def save(checkpoint: Checkpoint) -> None:
-        folder.write(Checkpoint(checkpoint.step, checkpoint.arrays, {**checkpoint.state, **job_state}))
+        checkpoints.write(Checkpoint(checkpoint.step, checkpoint.arrays, {**checkpoint.state, **job_state}))
 
     def save_best(step: int, weights: Weights) -> None:
-        folder.write_best(step, to_arrays("model", trainable.variables, weights), {"complete": complete})
+        checkpoints.write_best(step, to_arrays("model", trainable.variables, weights), {"complete": complete})
 
     return Callbacks(report=report, save=save, save_best=save_best, publisher=publisher, stop=stop)
 
@@ -248,11 +250,6 @@ def _checkpoint_folder(arguments: TrainingArguments) -> CheckpointFolder | None:
         return None
     folder = parse_location(arguments.job_dir) / CHECKPOINTS_FOLDER
     return CheckpointFolder(folder, keep=arguments.keep_checkpoints)
-
-
-def _latest_checkpoint(arguments: TrainingArguments) -> Checkpoint | None:
-    folder = _checkpoint_folder(arguments)
-    return folder.latest() if folder else None
 
 
 def _check_data(arguments: TrainingArguments, manifest: Manifest) -> None:

@@ -138,7 +138,7 @@ def test_two_networks_are_compared_once_for_a_job_dir(weights, coloured_dataset,
     assert [probe.model_type for probe in race.probes] == ["mobilenet-v2", "mobilenet-v3-small"]
     assert all(0 <= probe.accuracy <= 1 and probe.milliseconds > 0 for probe in race.probes)
     assert race.model_type in ("mobilenet-v2", "mobilenet-v3-small")
-    assert json.loads((tmp_path / "job" / RACE_FILE).read_text()) == json.loads(json.dumps(race.as_json()))
+    assert json.loads((tmp_path / "job" / RACE_FILE).read_text())["model_type"] == race.model_type
     assert f"model_type {race.model_type}, the most accurate of 2 networks" in capsys.readouterr().out
     # A training that resumes, perhaps on another machine, trains the same network.
     files[0].unlink()

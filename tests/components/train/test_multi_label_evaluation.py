@@ -99,6 +99,3 @@ def test_evaluations_are_restored_with_their_class():
     single_label = Evaluation(1, 0.9, 1, 0.1, 0.1, temperature=1.5, set_scores=(0.5,))
     for evaluation in (multi_label, single_label):
         assert evaluation_of(json.loads(json.dumps(dataclasses.asdict(evaluation)))) == evaluation
-    # From a version without them.
-    older = {name: value for name, value in multi_label.figures().items() if name != "temperature"}
-    assert (evaluation_of(older).temperature, evaluation_of(older).set_scores) == (1.0, ())
