@@ -77,7 +77,7 @@ def _start(started: float, model_type: str, folder: str) -> dict[str, float]:
     from imgpipe.components.train.accelerators import Accelerators, find_accelerators
     from imgpipe.components.train.arguments import TrainingArguments
     from imgpipe.components.train.models import build_classifier
-    from imgpipe.components.train.training_inputs import training_inputs
+    from imgpipe.components.train.training_inputs import LocalData, training_inputs
 
     times["imports of our own"] = time.time() - begin
 
@@ -93,8 +93,8 @@ def _start(started: float, model_type: str, folder: str) -> dict[str, float]:
     times[f"weights ({weights})"] = sum(loading)
 
     begin = time.time()
-    manifest = read_manifest(Path(folder))
-    inputs = training_inputs(classifier, arguments, manifest, Path(folder), accelerators)
+    data = LocalData(read_manifest(Path(folder)), Path(folder))
+    inputs = training_inputs(classifier, arguments, data, accelerators)
     images, classes = next(iter(inputs.training_batches(0)))
     times["input"] = time.time() - begin
 

@@ -19,7 +19,7 @@ _SHOWN_PER_KIND = 3
 # minute of training and a day of it have a screenful of lines each.
 _PART_BETWEEN_EVALUATIONS = 0.05
 # Events of severity INFO that are shown.
-_SHOWN_EVENTS = ("resumed", "evaluated_again", "convert_structure", "convert_columns")
+_SHOWN_EVENTS = ("resumed", "convert_structure", "convert_columns")
 
 
 class RunDisplay:

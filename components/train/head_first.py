@@ -8,12 +8,10 @@ evaluation that of step 0: if no later one is better, the model is this head on 
 import dataclasses
 import math
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from imgpipe.components.common.dataset import Manifest
 from imgpipe.components.common.errors import InterruptedRunError
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.tf_import import tf
@@ -24,7 +22,7 @@ from imgpipe.components.train.loop import run_loop
 from imgpipe.components.train.models import Classifier
 from imgpipe.components.train.recipes import FROZEN, UNSET_VALUES, TrainingData
 from imgpipe.components.train.schedules import build_optimizer
-from imgpipe.components.train.training_inputs import training_inputs
+from imgpipe.components.train.training_inputs import LocalData, training_inputs
 
 # Fewer epochs of fine-tuning gain less than their noise.
 LEAST_EPOCHS = 2.0
@@ -68,26 +66,22 @@ def head_arguments(arguments: TrainingArguments, data: TrainingData) -> Training
 def train_head(
     classifier: Classifier,
     arguments: TrainingArguments,
-    manifest: Manifest,
-    folder: Path,
+    data: LocalData,
     accelerators: Accelerators,
-    features_folder: Path | None,
 ) -> Evaluation:
     """Trains the head on the features of the network as it is, and returns its evaluation as step 0.
 
     Args:
         classifier: The head's variables get the weights of the best evaluation.
         arguments: Those of the head, from ``head_arguments``.
-        manifest: The data set.
-        folder: The folder of its shards.
+        data: The data set.
         accelerators: The devices.
-        features_folder: See ``training_inputs``.
 
     Raises:
         InterruptedRunError: if the process is asked to terminate.
     """
     frozen = dataclasses.replace(classifier, freeze="backbone")
-    inputs = training_inputs(frozen, arguments, manifest, folder, accelerators, features_folder)
+    inputs = training_inputs(frozen, arguments, data, accelerators)
     with accelerators.strategy.scope():
         optimizer = build_optimizer(arguments)
     try:

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 from imgpipe.components.common.tf_import import keras
-from imgpipe.components.common.user_settings import KERAS_FALLBACK
+from imgpipe.components.common.user_settings import KERAS_FALLBACK, keras_home
 from imgpipe.components.train.model_types import MODEL_TYPES
 from imgpipe.components.train.weight_files import (
     check_weights_file,
@@ -57,25 +57,17 @@ def build_keras_network(model_type: str, image_size: int, *, imagenet: bool) -> 
         socket.setdefaulttimeout(timeout)
 
 
-def link_weight_files(fallback: Path = KERAS_FALLBACK) -> int:
-    """Makes weights in a read-only ``$KERAS_HOME`` visible to Keras, e.g. in an image or a read-only volume.
+def link_weight_files(fallback: Path = KERAS_FALLBACK) -> None:
+    """Makes weights in a read-only folder of Keras visible to it, e.g. in an image or a read-only volume.
 
-    Creates a link to each file in Keras' fallback folder; existing files there are kept. Does nothing without
-    ``KERAS_HOME``, or if it is writable.
-
-    Returns:
-        The number of links created.
+    Creates a link to each file in Keras' fallback folder; existing files there are kept.
     """
-    home = os.environ.get("KERAS_HOME", "")
-    models = Path(home).expanduser() / "models"
-    if not home or os.access(home, os.W_OK) or not models.is_dir():
-        return 0
-    links = 0
+    models = keras_home() / "models"
+    if os.access(keras_home(), os.W_OK) or not models.is_dir():
+        return
     for file in sorted(models.iterdir()):
         link = fallback / "models" / file.name
         if not link.exists():
             link.parent.mkdir(parents=True, exist_ok=True)
             link.unlink(missing_ok=True)
             link.symlink_to(file.resolve())
-            links += 1
-    return links

@@ -360,7 +360,6 @@ def run_loop(
             trainable.measure,
             arguments.label_set_coverage,
         )
-        first_step = training.progress.step
         try:
             _train(training, training_batches, evaluator, stopped)
         except CheckFailedError:
@@ -369,18 +368,6 @@ def run_loop(
         training.restore_best_weights()
         progress = training.progress
         assert progress.best is not None  # noqa: S101 - the last step was evaluated
-        if resume_from is not None and progress.step == first_step:
-            # The training was complete already: evaluate the model once more on this machine.
-            evaluation = evaluator.evaluate(progress.best.step, progress.best.train_loss)
-            if evaluation is not None:
-                log_event(
-                    "evaluated_again",
-                    f"train: the training is already complete; the model of step {evaluation.step:,} now has "
-                    f"top-1 accuracy {evaluation.top_1_accuracy:.4f}, previously "
-                    f"{progress.best.top_1_accuracy:.4f}",
-                    training_step=evaluation.step,
-                    top_1_accuracy=evaluation.top_1_accuracy,
-                )
     return LoopResult(tuple(progress.evaluations), progress.best, progress.end_reason)
 
 

@@ -15,15 +15,10 @@ from numpy.typing import NDArray
 
 from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
 from imgpipe.components.common.log import log_event
-from imgpipe.components.common.model_folder import (
-    check_not_tensorflow_checkpoint,
-    local_model,
-    model_folder_at,
-    version_folders,
-)
+from imgpipe.components.common.model_folder import check_not_tensorflow_checkpoint, local_model
 from imgpipe.components.common.plural import plural
 from imgpipe.components.common.tf_import import keras, tf
-from imgpipe.components.storage import LocalLocation, Location, parse_location
+from imgpipe.components.storage import parse_location
 from imgpipe.components.train.checkpoints import read_checkpoint_weights
 
 Arrays = dict[str, NDArray[Any]]
@@ -92,53 +87,39 @@ def _read(location: str, network: keras.Model) -> _PretrainedWeights:
     """Reads the weights; ``network`` has the layers that Keras files refer to by number."""
     source = parse_location(location)
     check_not_tensorflow_checkpoint(source)
-    if not isinstance(source, LocalLocation):
-        return _read_remote(source, network)
-    path = source.path
-    if not path.exists():
+    if source.is_folder():
+        try:
+            with local_model(source) as folder:
+                return _read_saved_model(folder)
+        except MissingInputError:
+            return _separate_head("the checkpoints", read_checkpoint_weights(source))
+    if source.status() is None:
+        raise MissingInputError(f"pretrained_checkpoint_path={location!r} does not exist", remedy=_REMEDY)
+    if not source.name.endswith(_KERAS_FILES):
         raise MissingInputError(
-            f"pretrained_checkpoint_path={location!r} does not exist",
-            remedy=_REMEDY,
+            f"pretrained_checkpoint_path={location!r} has an unsupported file format", remedy=_REMEDY
         )
-    if not path.is_dir():
+    with source.local_copy() as path:
         return _read_keras_file(path, location, network)
-    if (path / "saved_model.pb").is_file() or version_folders(path):
-        return _read_saved_model(model_folder_at(path))
-    return _separate_head("the checkpoints", read_checkpoint_weights(source))
-
-
-def _read_remote(location: Location, network: keras.Model) -> _PretrainedWeights:
-    if location.name.endswith(_KERAS_FILES):
-        with location.local_copy() as path:
-            return _read_keras_file(path, str(location), network)
-    try:
-        with local_model(location) as folder:
-            return _read_saved_model(folder)
-    except MissingInputError:
-        return _separate_head("the checkpoints", read_checkpoint_weights(location))
 
 
 def _read_keras_file(path: Path, location: str, network: keras.Model) -> _PretrainedWeights:
     try:
-        if location.endswith(".keras"):
-            with zipfile.ZipFile(path) as archive:
-                config = json.loads(archive.read("config.json"))
-                content = archive.read("model.weights.h5")
-            source = f"the Keras model {config.get('config', {}).get('name', '')!r}"
-            with h5py.File(io.BytesIO(content)) as file:
-                return _find_network(source, file, network)
-        if location.endswith(".h5"):
+        if not location.endswith(".keras"):
             with h5py.File(path) as file:
                 return _find_network("the Keras weights", file, network)
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json"))
+            content = archive.read("model.weights.h5")
+        source = f"the Keras model {config.get('config', {}).get('name', '')!r}"
+        with h5py.File(io.BytesIO(content)) as file:
+            return _find_network(source, file, network)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise InvalidDataError(
             f"the file cannot be read: {error}",
             where=location,
             remedy="save the model again, or copy the file again",
         ) from None
-    raise MissingInputError(
-        f"pretrained_checkpoint_path={location!r} has an unsupported file format", remedy=_REMEDY
-    )
 
 
 def _weight_name(path: str) -> str:
@@ -225,7 +206,7 @@ def _names_by_key(network: keras.Model, inside: str = "") -> dict[str, str]:
     counts: dict[str, int] = {}
     names: dict[str, str] = {}
     for layer in network.layers:
-        layer_class = _snake_case(type(layer).__name__)
+        layer_class = keras.src.utils.naming.to_snake_case(type(layer).__name__)
         number = counts.get(layer_class, 0)
         counts[layer_class] = number + 1
         prefix = inside + (f"{layer_class}_{number}" if number else layer_class)
@@ -235,12 +216,6 @@ def _names_by_key(network: keras.Model, inside: str = "") -> dict[str, str]:
         for index, variable in enumerate(layer.weights):
             names[f"{prefix}/vars/{index}"] = _weight_name(variable.path)
     return names
-
-
-def _snake_case(name: str) -> str:
-    """Returns the name that Keras gives to layers of a class, e.g. ``depthwise_conv2d``."""
-    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def _groups(group: h5py.Group) -> list[h5py.Group]:

@@ -4,12 +4,10 @@ import dataclasses
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from imgpipe.components.common.dataset import TRAIN, VALIDATION, Manifest
 from imgpipe.components.common.log import log_event
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.augmentation import MILD_CROP
@@ -24,7 +22,7 @@ from imgpipe.components.train.head_first import (
 from imgpipe.components.train.job import Job
 from imgpipe.components.train.model_types import MODEL_TYPES
 from imgpipe.components.train.models import Classifier, set_batch_normalization_momentum
-from imgpipe.components.train.recipes import AUTO, FROZEN, HEAD_FIRST, UNSET, TrainingData
+from imgpipe.components.train.recipes import AUTO, FROZEN, HEAD_FIRST, UNSET
 from imgpipe.components.train.resolution import (
     EVALUATION_COST,
     has_measured_steps,
@@ -32,31 +30,16 @@ from imgpipe.components.train.resolution import (
     steps_within,
 )
 from imgpipe.components.train.schedules import build_optimizer
-from imgpipe.components.train.training_inputs import TrainingInputs, image_trainable, training_inputs
+from imgpipe.components.train.training_inputs import (
+    LocalData,
+    TrainingInputs,
+    image_trainable,
+    training_inputs,
+)
 from imgpipe.components.train.training_step import Trainable, build_training_step
 
 # Steps by which the speed of a machine is measured.
 _MEASURED_STEPS = 5
-
-
-@dataclass(frozen=True)
-class LocalData:
-    """The data set on this machine."""
-
-    manifest: Manifest
-    folder: Path
-    features_folder: Path | None
-
-    @property
-    def size(self) -> TrainingData:
-        """What a recipe's schedule depends on."""
-        return TrainingData(self.manifest.splits[TRAIN].examples, self.manifest.num_classes)
-
-    def inputs(self, job: Job, classifier: Classifier) -> TrainingInputs:
-        """Returns the loop's inputs."""
-        return training_inputs(
-            classifier, job.arguments, self.manifest, self.folder, job.accelerators, self.features_folder
-        )
 
 
 @dataclass(frozen=True)
@@ -97,7 +80,7 @@ def start_head_first(
         has_default_budget: Whether the time budget is not the user's.
     """
     arguments, decisions, fit = job.arguments, [], None
-    inputs = data.inputs(job, classifier)
+    inputs = training_inputs(classifier, arguments, data, job.accelerators)
     changed: dict[str, Any] = {}
     if has_measured_steps(given):
         origin = f"the default on a {job.accelerators.kind}; " if has_default_budget else ""
@@ -124,30 +107,20 @@ def start_head_first(
             f"minutes, {arguments.max_steps:,} steps are planned without a limit"
         )
         _log_decision(decisions[-1])
-    evaluation = train_head(
-        classifier,
-        head_arguments(arguments, data.size),
-        data.manifest,
-        data.folder,
-        job.accelerators,
-        data.features_folder,
-    )
+    evaluation = train_head(classifier, head_arguments(arguments, data.size), data, job.accelerators)
     if given.augmentation == AUTO and mirroring_changes_labels(
-        classifier,
-        inputs.evaluation_batches,
-        _validation_images(arguments, data.manifest),
-        job.accelerators,
+        classifier, inputs.evaluation_batches, data.validation_images(arguments), job.accelerators
     ):
         changed["augmentation"] = MILD_CROP
         decisions.append("images are cropped but not mirrored: mirrored, they are classified less accurately")
         _log_decision(decisions[-1])
     if fit is not None:
-        steps = _steps_until(end, job, data.manifest, fit.seconds_per_step)
+        steps = _steps_until(end, job, data, fit.seconds_per_step)
         changed["max_steps"] = max(steps, given.warmup_steps + 1)
     if changed:
         arguments = resolve_arguments(dataclasses.replace(given, **changed), data.manifest)
     if "augmentation" in changed:
-        inputs = data.inputs(dataclasses.replace(job, arguments=arguments), classifier)
+        inputs = training_inputs(classifier, arguments, data, job.accelerators)
     set_batch_normalization_momentum(classifier, arguments.max_steps)
     return Start(arguments, classifier, inputs, evaluation, decisions)
 
@@ -184,7 +157,7 @@ def _measure_fine_tuning(
     The first stages, on the largest feature maps, take up to half of the time and change least.
     """
     arguments = job.arguments
-    images = data.size.images + _validation_images(arguments, data.manifest)
+    images = data.size.images + data.validation_images(arguments)
     freezes = [arguments.freeze]
     if given.freeze == AUTO:
         stages = MODEL_TYPES[arguments.model_type].stage_names
@@ -196,7 +169,7 @@ def _measure_fine_tuning(
         seconds_per_step = _seconds_per_step(job, dataclasses.replace(inputs, trainable=trainable))
         if freeze == freezes[0]:
             for_head = images / arguments.train_batch_size * seconds_per_step * EVALUATION_COST
-        steps = _steps_until(end - for_head, job, data.manifest, seconds_per_step)
+        steps = _steps_until(end - for_head, job, data, seconds_per_step)
         found = _FineTuning(frozen, trainable, part, seconds_per_step, steps)
         if steps >= arguments.max_steps:
             break
@@ -220,10 +193,10 @@ def _start_frozen(
     )
     job = dataclasses.replace(job, arguments=resolve_arguments(given, data.manifest))
     classifier = dataclasses.replace(classifier, freeze=job.arguments.freeze)
-    inputs = data.inputs(job, classifier)
     arguments = job.arguments
+    inputs = training_inputs(classifier, arguments, data, job.accelerators)
     if has_measured_steps(given):
-        arguments = with_measured_steps(job, given, inputs, data.manifest, end)
+        arguments = with_measured_steps(job, given, inputs, data, end)
     return Start(arguments, classifier, inputs, None, [decision])
 
 
@@ -257,16 +230,12 @@ def as_before(
     return dataclasses.replace(given, **kept)
 
 
-def _validation_images(arguments: TrainingArguments, manifest: Manifest) -> int:
-    return arguments.num_eval_images or manifest.splits[VALIDATION].examples
-
-
 def with_measured_steps(
-    job: Job, given: TrainingArguments, inputs: TrainingInputs, manifest: Manifest, end: float
+    job: Job, given: TrainingArguments, inputs: TrainingInputs, data: LocalData, end: float
 ) -> TrainingArguments:
     """Returns the arguments with as many steps as fit into the time budget."""
     seconds_per_step = _seconds_per_step(job, inputs)
-    steps = _steps_until(end, job, manifest, seconds_per_step)
+    steps = _steps_until(end, job, data, seconds_per_step)
     log_event(
         "steps_measured",
         f"train: {seconds_per_step:.3g} seconds per step: {steps:,} steps fit into max_minutes="
@@ -275,7 +244,7 @@ def with_measured_steps(
         seconds_per_step=seconds_per_step,
     )
     steps = max(steps, given.warmup_steps + 1)
-    return resolve_arguments(dataclasses.replace(given, max_steps=steps), manifest)
+    return resolve_arguments(dataclasses.replace(given, max_steps=steps), data.manifest)
 
 
 def _seconds_per_step(job: Job, inputs: TrainingInputs) -> float:
@@ -303,7 +272,7 @@ def _seconds_per_step(job: Job, inputs: TrainingInputs) -> float:
     return float(accelerators.sum_over_workers(measured)[0]) / accelerators.workers
 
 
-def _steps_until(end: float, job: Job, manifest: Manifest, seconds_per_step: float) -> int:
+def _steps_until(end: float, job: Job, data: LocalData, seconds_per_step: float) -> int:
     """Returns how many steps, with their evaluations, fit into the time until ``end``."""
     accelerators, arguments = job.accelerators, job.arguments
     # The workers must agree.
@@ -312,5 +281,5 @@ def _steps_until(end: float, job: Job, manifest: Manifest, seconds_per_step: flo
         seconds / accelerators.workers,
         arguments,
         seconds_per_step=seconds_per_step,
-        validation_batches=math.ceil(_validation_images(arguments, manifest) / arguments.train_batch_size),
+        validation_batches=math.ceil(data.validation_images(arguments) / arguments.train_batch_size),
     )

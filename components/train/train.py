@@ -40,7 +40,8 @@ from imgpipe.components.train.publisher import Publisher
 from imgpipe.components.train.recipes import FROZEN, HEAD_FIRST, ORIGINAL, UNSET
 from imgpipe.components.train.reporter import reporter
 from imgpipe.components.train.resolution import has_measured_steps, resolve_arguments
-from imgpipe.components.train.start import LocalData, as_before, start_head_first, with_measured_steps
+from imgpipe.components.train.start import as_before, start_head_first, with_measured_steps
+from imgpipe.components.train.training_inputs import LocalData, training_inputs
 from imgpipe.components.train.training_step import Trainable
 from imgpipe.components.train.written_model import resolved_arguments, write_model
 
@@ -152,9 +153,9 @@ def train(
             arguments, classifier, first_evaluation = start.arguments, start.classifier, start.evaluation
             inputs, decisions = start.inputs, start.decisions
         else:
-            inputs = data.inputs(job, classifier)
+            inputs = training_inputs(classifier, arguments, data, accelerators)
             if has_measured_steps(given):
-                arguments = with_measured_steps(job, given, inputs, data.manifest, end)
+                arguments = with_measured_steps(job, given, inputs, data, end)
                 set_batch_normalization_momentum(classifier, arguments.max_steps)
         if arguments.max_minutes:
             seconds_left = max(1, math.ceil(end - time.monotonic()))

@@ -23,12 +23,38 @@ from imgpipe.components.train.input_pipeline import evaluation_batches, feature_
 from imgpipe.components.train.located_batches import LocatedBatches
 from imgpipe.components.train.mixing import mix
 from imgpipe.components.train.models import Classifier, decayed_kernels, set_batch_normalization_momentum
+from imgpipe.components.train.recipes import TrainingData
 from imgpipe.components.train.training_step import Trainable
 
 # A frozen backbone's features are computed once and kept if they take at most this much memory.
 _MAX_FEATURE_BYTES = 2**30
 # Batch size of the head when it evaluates features.
 _FEATURE_BATCH_SIZE = 1024
+
+
+@dataclass(frozen=True)
+class LocalData:
+    """The data set on this machine.
+
+    Attributes:
+        manifest: The data set.
+        folder: The folder of its shards.
+        features_folder: Where trainings on this machine share the features of frozen backbones; None for a
+            single training.
+    """
+
+    manifest: Manifest
+    folder: Path
+    features_folder: Path | None = None
+
+    @property
+    def size(self) -> TrainingData:
+        """What a recipe's schedule depends on."""
+        return TrainingData(self.manifest.splits[TRAIN].examples, self.manifest.num_classes)
+
+    def validation_images(self, arguments: TrainingArguments) -> int:
+        """Returns the number of images of an evaluation during the training."""
+        return arguments.num_eval_images or self.manifest.splits[VALIDATION].examples
 
 
 @dataclass(frozen=True)
@@ -47,29 +73,22 @@ class TrainingInputs:
 
 
 def training_inputs(
-    classifier: Classifier,
-    arguments: TrainingArguments,
-    manifest: Manifest,
-    folder: Path,
-    accelerators: Accelerators,
-    features_folder: Path | None = None,
+    classifier: Classifier, arguments: TrainingArguments, data: LocalData, accelerators: Accelerators
 ) -> TrainingInputs:
     """Returns this worker's inputs: features if the backbone is frozen and images are not augmented.
-
-    ``folder`` has the shards of the manifest. Trainings on this machine share features in
-    ``features_folder``; it is None if there are no others.
 
     Raises:
         InvalidDataError: if an image cannot be decoded, or the number of images differs from the manifest.
     """
-    images = manifest.splits[TRAIN].examples + _validation_images(arguments, manifest)
+    manifest = data.manifest
+    images = data.size.images + data.validation_images(arguments)
     # Features and targets are float32; a multi-label data set has N targets per image.
     width = classifier.backbone.output_shape[-1] + (manifest.num_classes if manifest.multi_label else 1)
     fits = 4 * width * images <= _MAX_FEATURE_BYTES
     augmented = arguments.augmentation != "none" or arguments.mixup or arguments.cutmix
     if arguments.freeze == "backbone" and fits and not augmented:
-        return _feature_inputs(classifier, arguments, manifest, folder, accelerators, features_folder)
-    return _image_inputs(classifier, arguments, manifest, folder, accelerators)
+        return _feature_inputs(classifier, arguments, data, accelerators)
+    return _image_inputs(classifier, arguments, data, accelerators)
 
 
 def image_trainable(classifier: Classifier, arguments: TrainingArguments, manifest: Manifest) -> Trainable:
@@ -95,19 +114,14 @@ def image_trainable(classifier: Classifier, arguments: TrainingArguments, manife
 
 
 def _image_inputs(
-    classifier: Classifier,
-    arguments: TrainingArguments,
-    manifest: Manifest,
-    folder: Path,
-    accelerators: Accelerators,
+    classifier: Classifier, arguments: TrainingArguments, data: LocalData, accelerators: Accelerators
 ) -> TrainingInputs:
     image_size = arguments.resolved_image_size()
     set_batch_normalization_momentum(classifier, arguments.max_steps)
-    trainable = image_trainable(classifier, arguments, manifest)
     training_cache, cache_validation = choose_cache(
-        training_images=manifest.splits[TRAIN].examples,
+        training_images=data.size.images,
         training_size=cached_size(arguments.augmentation, image_size),
-        validation_images=_validation_images(arguments, manifest),
+        validation_images=data.validation_images(arguments),
         validation_size=image_size,
         images_seen=arguments.max_steps * arguments.train_batch_size,
         allow_disk=arguments.augmentation == "none" or not arguments.deterministic,
@@ -117,8 +131,7 @@ def _image_inputs(
         return _located_batches(
             training_batches,
             arguments,
-            manifest,
-            folder,
+            data,
             TRAIN,
             batch_size=arguments.train_batch_size,
             cache=training_cache,
@@ -127,28 +140,20 @@ def _image_inputs(
             part=accelerators.part,
         )
 
-    validation = _validation_batches(
-        arguments, manifest, folder, cache=cache_validation, part=accelerators.part
-    )
-    return TrainingInputs(trainable, batches_from, validation)
+    validation = _validation_batches(arguments, data, cache=cache_validation, part=accelerators.part)
+    return TrainingInputs(image_trainable(classifier, arguments, data.manifest), batches_from, validation)
 
 
 def _feature_inputs(
-    classifier: Classifier,
-    arguments: TrainingArguments,
-    manifest: Manifest,
-    folder: Path,
-    accelerators: Accelerators,
-    features_folder: Path | None,
+    classifier: Classifier, arguments: TrainingArguments, data: LocalData, accelerators: Accelerators
 ) -> TrainingInputs:
     """Runs the frozen backbone once over the data. Each worker computes the features of all images."""
-    validation_images = _validation_images(arguments, manifest)
-    width = classifier.backbone.output_shape[-1]
+    manifest = data.manifest
 
     def compute() -> Sequence[NDArray[Any]]:
-        return _compute_all_features(classifier, arguments, manifest, folder)
+        return _compute_all_features(classifier, arguments, data)
 
-    if features_folder is None:
+    if data.features_folder is None:
         arrays = compute()
     else:
         sample = {"images": arguments.num_eval_images, "seed": arguments.seed}
@@ -160,11 +165,11 @@ def _feature_inputs(
             "batch_size": arguments.resolved_eval_batch_size(),
             "validation": sample if arguments.num_eval_images else {},
         }
-        arrays = shared_features(features_folder, key, classifier.backbone.variables, compute)
+        arrays = shared_features(data.features_folder, key, classifier.backbone.variables, compute)
     features, targets, validation_features, validation_targets = arrays
     trainable = Trainable(
         classifier.head,
-        tf.TensorSpec([None, width], tf.float32),
+        tf.TensorSpec([None, features.shape[1]], tf.float32),
         classifier.trained_variables,
         decayed_kernels(classifier),
         classifier.head.variables,
@@ -173,7 +178,7 @@ def _feature_inputs(
         multi_label=manifest.multi_label,
     )
     worker, workers = accelerators.part
-    begin, end = (validation_images * index // workers for index in (worker, worker + 1))
+    begin, end = (len(validation_targets) * index // workers for index in (worker, worker + 1))
     parts = [
         slice(start, min(start + _FEATURE_BATCH_SIZE, end))
         for start in range(begin, end, _FEATURE_BATCH_SIZE)
@@ -194,13 +199,9 @@ def _feature_inputs(
 
 
 def _compute_all_features(
-    classifier: Classifier, arguments: TrainingArguments, manifest: Manifest, folder: Path
+    classifier: Classifier, arguments: TrainingArguments, data: LocalData
 ) -> Sequence[NDArray[Any]]:
     """Returns features and targets of the training images, then of the validation images."""
-    training_images, validation_images = (
-        manifest.splits[TRAIN].examples,
-        _validation_images(arguments, manifest),
-    )
     image_size, width = arguments.resolved_image_size(), classifier.backbone.output_shape[-1]
 
     @tf.function(input_signature=(tf.TensorSpec([None, image_size, image_size, 3], tf.uint8),))
@@ -209,29 +210,15 @@ def _compute_all_features(
 
     # In the order of the shards: the features are shuffled later.
     training = _located_batches(
-        evaluation_batches,
-        arguments,
-        manifest,
-        folder,
-        TRAIN,
-        batch_size=arguments.resolved_eval_batch_size(),
+        evaluation_batches, arguments, data, TRAIN, batch_size=arguments.resolved_eval_batch_size()
     )
-    validation = _validation_batches(arguments, manifest, folder)
-    progress = Progress("train", training_images + validation_images, "images through the frozen backbone")
-    classes = _multi_label_classes(manifest)
-    return [
-        *_compute_features(
-            compute, training, (training_images, width), progress, done=0, multi_label_classes=classes
-        ),
-        *_compute_features(
-            compute,
-            validation,
-            (validation_images, width),
-            progress,
-            done=training_images,
-            multi_label_classes=classes,
-        ),
-    ]
+    counts = (data.size.images, data.validation_images(arguments))
+    progress = Progress("train", sum(counts), "images through the frozen backbone")
+    arrays: list[NDArray[Any]] = []
+    for batches, count in zip((training, _validation_batches(arguments, data)), counts, strict=True):
+        done = len(arrays[1]) if arrays else 0
+        arrays += _compute_features(compute, batches, (count, width), progress, done=done)
+    return arrays
 
 
 def _compute_features(
@@ -241,39 +228,31 @@ def _compute_features(
     progress: Progress,
     *,
     done: int,
-    multi_label_classes: int = 0,
 ) -> tuple[NDArray[np.float32], NDArray[Any]]:
     """Returns the features, float32 of ``shape`` = (images, features), and the targets of all batches."""
     features: NDArray[np.float32] = np.empty(shape, np.float32)
-    targets: NDArray[Any] = (
-        np.empty((shape[0], multi_label_classes), np.float32)
-        if multi_label_classes
-        else np.empty(shape[0], np.int64)
-    )
+    targets: list[NDArray[Any]] = []
     filled = 0
     for images, batch_targets in batches:
         end = filled + len(batch_targets)
-        if end <= len(targets):
+        if end <= len(features):
             features[filled:end] = compute(images).numpy()
-            targets[filled:end] = batch_targets.numpy()
+        targets.append(batch_targets.numpy())
         filled = end
         progress.update(done + filled)
-    if filled != len(targets):
+    if filled != len(features):
         raise InvalidDataError(
-            f"the shards have {plural(filled, 'image')}, but the manifest says {len(targets):,}",
+            f"the shards have {plural(filled, 'image')}, but the manifest says {len(features):,}",
             remedy="run the convert step again, because a file has changed since",
         )
-    return features, targets
+    return features, np.concatenate(targets)
 
 
-def _validation_batches(
-    arguments: TrainingArguments, manifest: Manifest, folder: Path, **options: Any
-) -> LocatedBatches:
+def _validation_batches(arguments: TrainingArguments, data: LocalData, **options: Any) -> LocatedBatches:
     return _located_batches(
         evaluation_batches,
         arguments,
-        manifest,
-        folder,
+        data,
         VALIDATION,
         batch_size=arguments.resolved_eval_batch_size(),
         images=arguments.num_eval_images,
@@ -284,28 +263,23 @@ def _validation_batches(
 def _located_batches(
     build_batches: Callable[..., tf.data.Dataset],
     arguments: TrainingArguments,
-    manifest: Manifest,
-    folder: Path,
+    data: LocalData,
     split_name: str,
     **options: Any,
 ) -> LocatedBatches:
     """Returns the batches of a split; ``options`` are further arguments of ``build_batches``."""
-    split = manifest.splits[split_name]
+    manifest, split = data.manifest, data.manifest.splits[split_name]
     batches = build_batches(
-        shard_paths(folder, split),
+        shard_paths(data.folder, split),
         shard_examples=[shard.examples for shard in split.shards],
         record_sizes=[shard.record_sizes for shard in split.shards],
         image_size=arguments.resolved_image_size(),
         seed=arguments.seed,
         resize=arguments.resize,
-        multi_label_classes=_multi_label_classes(manifest),
+        multi_label_classes=manifest.num_classes if manifest.multi_label else 0,
         **options,
     )
-    return LocatedBatches(batches, folder, split, multi_label=manifest.multi_label)
-
-
-def _multi_label_classes(manifest: Manifest) -> int:
-    return manifest.num_classes if manifest.multi_label else 0
+    return LocatedBatches(batches, data.folder, split, multi_label=manifest.multi_label)
 
 
 def _class_weights(arguments: TrainingArguments, manifest: Manifest) -> NDArray[np.float32] | None:
@@ -315,7 +289,3 @@ def _class_weights(arguments: TrainingArguments, manifest: Manifest) -> NDArray[
     if manifest.multi_label:
         return positive_weights(arguments.class_weights, training.images_per_label, training.examples)
     return class_weights(arguments.class_weights, training.images_per_label)
-
-
-def _validation_images(arguments: TrainingArguments, manifest: Manifest) -> int:
-    return arguments.num_eval_images or manifest.splits[VALIDATION].examples

@@ -189,7 +189,7 @@ def test_missing_files_and_unknown_formats_are_rejected(tmp_path, cloud):
     (tmp_path / "model.onnx").write_bytes(b"?")
     with pytest.raises(MissingInputError, match="unsupported file format"):
         build(path=tmp_path / "model.onnx")
-    with pytest.raises(MissingInputError, match="no checkpoint"):
+    with pytest.raises(MissingInputError, match="does not exist"):
         build(path=f"gs://{BUCKET}/model")
     with pytest.raises(InvalidArgumentError, match=r"az:// is not supported"):
         build(path="az://bucket/model")
