@@ -14,7 +14,7 @@ from imgpipe.components.common.reference_predictions import read_reference
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
 from imgpipe.components.evaluate.arguments import EvaluateArguments
-from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
+from imgpipe.components.evaluate.evaluate import evaluate
 from imgpipe.components.export.serving_check import ServingCheckArguments, write_predictions
 from imgpipe.components.storage import parse_location
 from imgpipe.components.train.arguments import RecipeTrainingArguments
@@ -36,8 +36,7 @@ def main() -> None:
     }
     convert(from_values(ConvertArguments, values), dataset)
     train(from_values(RecipeTrainingArguments, values).resolved(), dataset, model)
-    files = EvaluationFiles(folder=evaluation, report=folder / "report.html")
-    evaluate(dataset, model, files, from_values(EvaluateArguments, values))
+    evaluate(dataset, model, evaluation, from_values(EvaluateArguments, values))
     published = publish_model(model, parse_location(str(folder)))
     examples = len(read_reference(evaluation))
     check = ServingCheckArguments(

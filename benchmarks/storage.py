@@ -302,7 +302,7 @@ def _copy_of_manifest(dataset: str, folder: Path) -> Manifest:
 
 def _bytes_ratio(bucket: FaultyBucket, photos: dict[str, Path], work: Path) -> float:
     """Trains, evaluates and exports with a data set in the bucket; returns bytes moved / bytes needed."""
-    from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
+    from imgpipe.components.evaluate.evaluate import evaluate
     from imgpipe.components.export.export import export
     from imgpipe.components.train.train import train
 
@@ -316,9 +316,8 @@ def _bytes_ratio(bucket: FaultyBucket, photos: dict[str, Path], work: Path) -> f
             max_steps=2, train_batch_size=4, model_type="resnet-18", weights="none", image_size=32
         )
         train(arguments, work / "manifest", work / "model")
-        files = EvaluationFiles(work / "evaluation", work / "report.html")
         chosen = EvaluateArguments(evaluation_split=VALIDATION, champion=NO_CHAMPION)
-        evaluate(work / "manifest", work / "model", files, chosen)
+        evaluate(work / "manifest", work / "model", work / "evaluation", chosen)
         export(work / "manifest", work / "model", work / "evaluation", work / "exported", ExportArguments())
     splits = manifest.splits
     used = chain(splits[TRAIN].shards, *(splits[VALIDATION].shards for _ in range(3)))

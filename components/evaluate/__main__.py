@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from imgpipe.components.common.arguments import argument, check_fields, from_values, parse_command_line
 from imgpipe.components.common.errors import InvalidArgumentError
@@ -44,13 +43,12 @@ def main(command_line: Sequence[str]) -> None:
     arguments = from_values(EvaluateArguments, values)
     # Imported here so that an invalid flag is rejected before TensorFlow loads.
     from imgpipe.components.common.model_folder import model_folder_at
-    from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
+    from imgpipe.components.evaluate.evaluate import evaluate
 
-    output: Path = local_path(paths.output)
     evaluate(
         local_path(paths.dataset),
         model_folder_at(local_path(paths.model)),
-        EvaluationFiles(output, output / "report.html"),
+        local_path(paths.output),
         arguments,
     )
 

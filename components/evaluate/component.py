@@ -40,12 +40,12 @@ def evaluate(
         arguments: Which images to evaluate on, and which model to compare with.
     """
     from imgpipe.components.common.mlflow import current_run
-    from imgpipe.components.evaluate.evaluate import EvaluationFiles
     from imgpipe.components.evaluate.evaluate import evaluate as run_evaluation
     from imgpipe.components.evaluate.multi_label_metrics import MultiLabelMetrics
 
-    files = EvaluationFiles(folder=Path(evaluation.path), report=Path(report.path))
-    result = run_evaluation(Path(dataset.path), Path(model.path), files, arguments)
+    result = run_evaluation(
+        Path(dataset.path), Path(model.path), Path(evaluation.path), arguments, report=Path(report.path)
+    )
     metrics.log_metric("top_1_accuracy", result.metrics.top_1_accuracy)
     metrics.log_metric("top_1_accuracy_lower", result.top_1_accuracy_interval.lower)
     metrics.log_metric("top_1_accuracy_upper", result.top_1_accuracy_interval.upper)

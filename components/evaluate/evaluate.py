@@ -50,20 +50,6 @@ _BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
-class EvaluationFiles:
-    """Where an evaluation writes.
-
-    Attributes:
-        folder: The folder for ``metrics.json``, ``predictions.csv`` and the reference predictions for the
-            export step.
-        report: The HTML report.
-    """
-
-    folder: Path
-    report: Path
-
-
-@dataclass(frozen=True)
 class _Predictions:
     """True classes, probabilities (float32 [n, N]), slices and names of the images of a split.
 
@@ -101,9 +87,10 @@ class _Predictions:
 def evaluate(
     dataset_folder: Path,
     model_folder: Path,
-    files: EvaluationFiles,
+    output: Path,
     arguments: EvaluateArguments | None = None,
     *,
+    report: Path | None = None,
     test: bool = True,
 ) -> Evaluation:
     """Evaluates the model on all images of a split, through the signature that is served.
@@ -113,8 +100,10 @@ def evaluate(
     Args:
         dataset_folder: The folder that contains the dataset's manifest; shards may be remote.
         model_folder: The model from the train step.
-        files: Where to write.
+        output: The folder for ``metrics.json``, ``predictions.csv`` and the reference predictions for the
+            export step.
         arguments: Which images to evaluate on and which model to compare with; None = the defaults.
+        report: The HTML report; None = ``report.html`` in ``output``.
         test: False leaves out the test split and the explanation of mistakes, for models that may not be the
             final one.
 
@@ -127,102 +116,93 @@ def evaluate(
     """
     arguments = arguments or EvaluateArguments()
     splits = (arguments.evaluation_split, *((TEST,) if test else ()))
-    with champion_folder(arguments) as champion, local_dataset(dataset_folder, *splits) as local_folder:
-        return _evaluate(local_folder, model_folder, champion, files, arguments, test=test)
-
-
-def _evaluate(
-    dataset_folder: Path,
-    model_folder: Path,
-    champion: Path | None,
-    files: EvaluationFiles,
-    arguments: EvaluateArguments,
-    *,
-    test: bool,
-) -> Evaluation:
-    manifest = read_manifest(dataset_folder)
-    provenance = read_provenance(model_folder)
-    model = load_served_model(model_folder)
-    _check_kind(manifest, provenance, where=str(model_folder))
-    split = manifest.splits.get(arguments.evaluation_split)
-    class_of = _classes_by_label(model, manifest, where=str(model_folder))
-    if split is None or not split.examples:
-        raise InvalidDataError(
-            f"the dataset has no {arguments.evaluation_split} images",
-            where=str(dataset_folder),
-            remedy=f"add images to the {arguments.evaluation_split} split",
+    with champion_folder(arguments) as champion, local_dataset(dataset_folder, *splits) as folder:
+        manifest = read_manifest(folder)
+        provenance = read_provenance(model_folder)
+        model = load_served_model(model_folder)
+        _check_kind(manifest, provenance, where=str(model_folder))
+        split = manifest.splits.get(arguments.evaluation_split)
+        class_of = _classes_by_label(model, manifest, where=str(model_folder))
+        if split is None or not split.examples:
+            raise InvalidDataError(
+                f"the dataset has no {arguments.evaluation_split} images",
+                where=str(folder),
+                remedy=f"add images to the {arguments.evaluation_split} split",
+            )
+        reader = SliceReader(
+            manifest, read_slices_csv(arguments.slices_csv) if arguments.slices_csv else None
         )
-    reader = SliceReader(manifest, read_slices_csv(arguments.slices_csv) if arguments.slices_csv else None)
-    predictions = _predict(model, dataset_folder, split, class_of, manifest, reader)
-    _check_matched(reader, split, arguments)
-    # On the images that the model's temperature was fitted on, it is cross-fitted.
-    calibration, temperature_scaling = compute_scaled_calibration(
-        predictions.classes,
-        predictions.probabilities,
-        provenance["temperature"],
-        cross_fit=arguments.evaluation_split == VALIDATION
-        and provenance.get("data_digest") == manifest.digest(),
-    )
-    metrics = predictions.metrics()
-    held_out = manifest.splits.get(TEST) if test and arguments.evaluation_split != TEST else None
-    evaluation = Evaluation(
-        labels=model.labels,
-        split=arguments.evaluation_split,
-        metrics=metrics,
-        top_1_accuracy_interval=accuracy_interval(metrics.top_1_accuracy, int(predictions.has_label.sum())),
-        test=_held_out_metrics(
-            TEST,
-            _predict(model, dataset_folder, held_out, class_of, manifest, SliceReader(manifest)),
-            provenance,
+        predictions = _predict(model, folder, split, class_of, manifest, reader)
+        _check_matched(reader, split, arguments)
+        # On the images that the model's temperature was fitted on, it is cross-fitted.
+        calibration, temperature_scaling = compute_scaled_calibration(
+            predictions.classes,
+            predictions.probabilities,
+            provenance["temperature"],
+            cross_fit=arguments.evaluation_split == VALIDATION
+            and provenance.get("data_digest") == manifest.digest(),
         )
-        if held_out and held_out.examples
-        else None,
-        calibration=calibration,
-        temperature_scaling=temperature_scaling,
-        label_sets=compute_set_metrics(predictions.classes, predictions.probabilities, provenance),
-        slices=compute_slices(
-            [
-                pairs
-                for pairs, counts in zip(predictions.slices, predictions.has_label, strict=True)
-                if counts
-            ],
-            predictions.correct[predictions.has_label],
-            reader.given_names,
-        ),
-        comparison=_comparison(champion, model, dataset_folder, split, class_of, manifest, predictions),
-    )
-    _log(evaluation)
-    files.folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(evaluation.to_json(), ensure_ascii=False, indent=1)
-    (files.folder / EVALUATION_NAME).write_text(text + "\n", encoding="utf-8")
-    write_reference(files.folder, predictions.probabilities)
-    write_predictions(
-        files.folder / PREDICTIONS_NAME,
-        predictions.names,
-        predictions.classes,
-        predictions.probabilities,
-        model.labels,
-    )
-    examples = with_pictures(
-        choose_examples(predictions.classes, predictions.probabilities, model.labels),
-        read_split(dataset_folder, split, multi_label=manifest.multi_label),
-        partial(attention_maps, model) if test else None,
-        provenance.get("resize", STRETCH),
-    )
-    page = evaluation_report(
-        evaluation,
-        manifest=manifest,
-        provenance=provenance,
-        examples=examples,
-        thresholds=count_thresholds(predictions.classes, predictions.probabilities, model.labels),
-        about={
-            "evaluated": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            "machine": _describe_machine(),
-        },
-    )
-    files.report.parent.mkdir(parents=True, exist_ok=True)
-    files.report.write_text(page, encoding="utf-8", errors="replace")
-    return evaluation
+        metrics = predictions.metrics()
+        held_out = manifest.splits.get(TEST) if test and arguments.evaluation_split != TEST else None
+        evaluation = Evaluation(
+            labels=model.labels,
+            split=arguments.evaluation_split,
+            metrics=metrics,
+            top_1_accuracy_interval=accuracy_interval(
+                metrics.top_1_accuracy, int(predictions.has_label.sum())
+            ),
+            test=_held_out_metrics(
+                _predict(model, folder, held_out, class_of, manifest, SliceReader(manifest)), provenance
+            )
+            if held_out and held_out.examples
+            else None,
+            calibration=calibration,
+            temperature_scaling=temperature_scaling,
+            label_sets=compute_set_metrics(predictions.classes, predictions.probabilities, provenance),
+            slices=compute_slices(
+                [
+                    pairs
+                    for pairs, counts in zip(predictions.slices, predictions.has_label, strict=True)
+                    if counts
+                ],
+                predictions.correct[predictions.has_label],
+                reader.given_names,
+            ),
+            comparison=_comparison(champion, model, folder, split, class_of, manifest, predictions),
+        )
+        _log(evaluation)
+        output.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(evaluation.to_json(), ensure_ascii=False, indent=1)
+        (output / EVALUATION_NAME).write_text(text + "\n", encoding="utf-8")
+        write_reference(output, predictions.probabilities)
+        write_predictions(
+            output / PREDICTIONS_NAME,
+            predictions.names,
+            predictions.classes,
+            predictions.probabilities,
+            model.labels,
+        )
+        examples = with_pictures(
+            choose_examples(predictions.classes, predictions.probabilities, model.labels),
+            read_split(folder, split, multi_label=manifest.multi_label),
+            partial(attention_maps, model) if test else None,
+            provenance.get("resize", STRETCH),
+        )
+        page = evaluation_report(
+            evaluation,
+            manifest=manifest,
+            provenance=provenance,
+            examples=examples,
+            thresholds=count_thresholds(predictions.classes, predictions.probabilities, model.labels),
+            about={
+                "evaluated": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+                "machine": _describe_machine(),
+            },
+        )
+        report = report or output / "report.html"
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.write_text(page, encoding="utf-8", errors="replace")
+        return evaluation
 
 
 def _describe_machine() -> str:
@@ -235,12 +215,12 @@ def _describe_machine() -> str:
     return ", ".join([*gpus, describe_machine()])
 
 
-def _held_out_metrics(split: str, predictions: _Predictions, provenance: Mapping[str, Any]) -> HeldOutMetrics:
+def _held_out_metrics(predictions: _Predictions, provenance: Mapping[str, Any]) -> HeldOutMetrics:
     metrics = predictions.metrics()
     calibration = compute_calibration(predictions.classes, predictions.probabilities)
     accuracy = metrics.top_1_accuracy
     return HeldOutMetrics(
-        split=split,
+        split=TEST,
         examples=metrics.examples,
         top_1_accuracy=accuracy,
         top_1_accuracy_interval=accuracy_interval(accuracy, int(predictions.has_label.sum())),

@@ -142,12 +142,12 @@ def run_remote_trial(task: TrialTask, should_stop: ShouldStop) -> dict[str, Any]
 
 def _evaluate_model(task: TrialTask, model: Path, step: int, folder: Path) -> dict[str, Any]:
     """Evaluates a trial's model on all validation images, through the signature that is served."""
-    from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
+    from imgpipe.components.evaluate.evaluate import evaluate
 
     measured = evaluate(
         Path(task.dataset),
         model,
-        EvaluationFiles(folder, folder / "report.html"),
+        folder,
         EvaluateArguments(evaluation_split=VALIDATION, champion=NO_CHAMPION),
         test=False,
     ).metrics

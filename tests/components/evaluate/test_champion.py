@@ -9,7 +9,7 @@ from imgpipe.components.common.errors import InterruptedRunError
 from imgpipe.components.common.model_folder import model_digest
 from imgpipe.components.evaluate.arguments import EvaluateArguments
 from imgpipe.components.evaluate.champion import champion_folder
-from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
+from imgpipe.components.evaluate.evaluate import evaluate
 from tests.servers.deployments import deploy_model
 from tests.servers.kubeflow import use_kubeconfig
 
@@ -44,8 +44,7 @@ def test_the_new_model_is_compared_with_the_serving_model(
     dataset = coloured_dataset(tmp_path / "data")
 
     def measured(number, **values):
-        files = EvaluationFiles(tmp_path / "evaluation", tmp_path / "report.html")
-        return evaluate(dataset, models[number], files, EvaluateArguments(**values))
+        return evaluate(dataset, models[number], tmp_path / "evaluation", EvaluateArguments(**values))
 
     capsys.readouterr()
     found = measured(1, **deployment).comparison

@@ -27,7 +27,7 @@ from imgpipe.components.evaluate.__main__ import main
 from imgpipe.components.evaluate.arguments import EvaluateArguments
 from imgpipe.components.evaluate.calibration import compute_calibration
 from imgpipe.components.evaluate.component import evaluate as evaluate_component
-from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
+from imgpipe.components.evaluate.evaluate import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -43,23 +43,18 @@ def model(linear_model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def evaluated(dataset, model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluated")
-    files = EvaluationFiles(folder / "evaluation", folder / "page" / "report.html")
-    return evaluate(dataset, model, files), files
-
-
-def files_in(folder):
-    return EvaluationFiles(folder / "evaluation", folder / "report.html")
+    return evaluate(dataset, model, folder), folder
 
 
 def refused(dataset, model, folder):
     with pytest.raises(InvalidDataError) as caught:
-        evaluate(dataset, model, files_in(folder))
-    assert not (folder / "evaluation").exists()
+        evaluate(dataset, model, folder)
+    assert not (folder / "metrics.json").exists()
     return caught.value
 
 
 def test_metrics_are_computed_from_served_predictions(evaluated, dataset, model):
-    evaluation, files = evaluated
+    evaluation, folder = evaluated
     metrics = evaluation.metrics
     records = list(read_split(dataset, read_manifest(dataset).splits[VALIDATION]))
     classes = np.array([record.label - 1 for record in records])
@@ -69,12 +64,12 @@ def test_metrics_are_computed_from_served_predictions(evaluated, dataset, model)
     assert metrics.top_5_accuracy == 1.0
     of_true_class = probabilities[np.arange(45), classes].astype(np.float64)
     assert metrics.loss == pytest.approx(-np.log(of_true_class.clip(1e-7)).mean(), rel=1e-4)
-    np.testing.assert_allclose(read_reference(files.folder), probabilities, atol=1e-6)
+    np.testing.assert_allclose(read_reference(folder), probabilities, atol=1e-6)
 
 
 def test_metrics_json_has_the_same_numbers(evaluated):
-    evaluation, files = evaluated
-    written = json.loads((files.folder / "metrics.json").read_text())
+    evaluation, folder = evaluated
+    written = json.loads((folder / "metrics.json").read_text())
     assert written["labels"] == ["dark", "bright"]
     assert written["split"] == "validation"
     assert written["comparison"] is None
@@ -85,7 +80,7 @@ def test_metrics_json_has_the_same_numbers(evaluated):
 
 def test_the_calibration_is_shown_without_and_with_the_temperature(digits_dataset, trained_digits, tmp_path):
     model, result = trained_digits
-    evaluation = evaluate(digits_dataset, model, files_in(tmp_path))
+    evaluation = evaluate(digits_dataset, model, tmp_path)
     scaling = evaluation.temperature_scaling
     assert scaling.temperature == result.best.temperature != 1
     assert scaling.cross_fitted
@@ -110,7 +105,7 @@ def test_on_other_images_the_calibration_is_that_of_the_served_probabilities(
 ):
     labels = [str(digit) for digit in range(10)]
     data = write_dataset(tmp_path / "data", {VALIDATION: digit_records[TRAIN][:90]}, labels)
-    evaluation = evaluate(data, trained_digits[0], files_in(tmp_path))
+    evaluation = evaluate(data, trained_digits[0], tmp_path)
     assert not evaluation.temperature_scaling.cross_fitted
     images = [record.encoded for record in digit_records[TRAIN][:90]]
     classes = np.array([record.label - 1 for record in digit_records[TRAIN][:90]])
@@ -122,14 +117,13 @@ def test_on_other_images_the_calibration_is_that_of_the_served_probabilities(
 
 
 def test_the_report_shows_the_misclassified_images(digits_dataset, trained_digits, tmp_path):
-    files = files_in(tmp_path)
-    metrics = evaluate(digits_dataset, trained_digits[0], files).metrics
+    metrics = evaluate(digits_dataset, trained_digits[0], tmp_path).metrics
     records = list(read_split(digits_dataset, read_manifest(digits_dataset).splits[VALIDATION]))
     answers = load_served_model(trained_digits[0]).predict([record.encoded for record in records])
     true = np.array([record.label - 1 for record in records])
     wrong = np.flatnonzero(answers.classes != true)
     surest = wrong[np.argsort(-answers.probabilities[wrong].max(axis=1), kind="stable")]
-    page = files.report.read_text(encoding="utf-8")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
     # Before the list, there are correct predictions for the confusion matrix. In it, each image is followed
     # by what supports the prediction.
     sources = re.findall(r'src="data:image/\w+;base64,([^"]+)"', page[page.index(" paged") :])[::2]
@@ -142,8 +136,8 @@ def test_the_report_shows_the_misclassified_images(digits_dataset, trained_digit
 
 
 def test_every_prediction_is_written_beside_the_metrics(evaluated, dataset):
-    evaluation, files = evaluated
-    with (files.folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
+    evaluation, folder = evaluated
+    with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     records = list(read_split(dataset, read_manifest(dataset).splits[VALIDATION]))
     assert [row["true_label"] for row in rows] == [evaluation.labels[record.label - 1] for record in records]
@@ -154,8 +148,8 @@ def test_every_prediction_is_written_beside_the_metrics(evaluated, dataset):
 
 
 def test_the_report_names_the_data_the_date_and_the_machine(evaluated):
-    _, files = evaluated
-    page = files.report.read_text(encoding="utf-8")
+    _, folder = evaluated
+    page = (folder / "report.html").read_text(encoding="utf-8")
     for name in ("data set", "evaluated", "machine"):
         assert f"<dt>{name}</dt><dd>" in page
     assert re.search(r"\d+ cores?, \d+ GiB memory", page)
@@ -180,7 +174,7 @@ def test_fewer_labels_in_another_order_are_matched_by_name(
     ]
     swapped = [dataclasses.replace(record, label={1: 2, 3: 1}[record.label]) for record in records]
     data = write_dataset(tmp_path / "data", {VALIDATION: swapped}, ("bright", "dark"))
-    evaluation = evaluate(data, model, files_in(tmp_path))
+    evaluation = evaluate(data, model, tmp_path)
     predicted = load_served_model(model).predict([record.encoded for record in records]).classes
     assert evaluation.labels == ("dark", "middle", "bright")
     assert [metrics.support for metrics in evaluation.metrics.per_class] == [10, 0, 10]
@@ -192,14 +186,14 @@ def test_fewer_labels_in_another_order_are_matched_by_name(
 def test_the_champion_is_evaluated_on_the_same_images(dataset, model, linear_model, tmp_path):
     champion = linear_model(tmp_path / "deployed" / "3", seed=5)
     linear_model(tmp_path / "deployed" / "2", seed=6)
-    alone = evaluate(dataset, champion, files_in(tmp_path / "alone"))
-    new = evaluate(dataset, model, files_in(tmp_path / "new"))
+    alone = evaluate(dataset, champion, tmp_path / "alone")
+    new = evaluate(dataset, model, tmp_path / "new")
     for arguments in (
         EvaluateArguments(champion=str(champion)),
         EvaluateArguments(champion=str(tmp_path / "deployed")),
         EvaluateArguments(deploy_dir=str(tmp_path / "deployed")),
     ):
-        both = evaluate(dataset, model, files_in(tmp_path / "both"), arguments)
+        both = evaluate(dataset, model, tmp_path / "both", arguments)
         comparison = both.comparison
         assert comparison.champion_top_1_accuracy == alone.metrics.top_1_accuracy
         assert comparison.challenger_top_1_accuracy == new.metrics.top_1_accuracy
@@ -214,9 +208,9 @@ def test_a_given_champion_must_exist_but_a_deployed_version_need_not(dataset, mo
         EvaluateArguments(deploy_dir=str(tmp_path / "none yet")),
         EvaluateArguments(champion="none", deploy_dir=str(model.parent)),
     ):
-        assert evaluate(dataset, model, files_in(tmp_path), arguments).comparison is None
+        assert evaluate(dataset, model, tmp_path, arguments).comparison is None
     with pytest.raises(MissingInputError, match="does not exist"):
-        evaluate(dataset, model, files_in(tmp_path), EvaluateArguments(champion=str(tmp_path / "typo")))
+        evaluate(dataset, model, tmp_path, EvaluateArguments(champion=str(tmp_path / "typo")))
 
 
 def test_a_champion_may_be_in_cloud_storage_but_a_deploy_dir_there_has_none(
@@ -226,12 +220,12 @@ def test_a_champion_may_be_in_cloud_storage_but_a_deploy_dir_there_has_none(
     for path in champion.rglob("*"):
         if path.is_file():
             cloud.put(f"serving/3/{path.relative_to(champion).as_posix()}", path.read_bytes())
-    both = evaluate(dataset, model, files_in(tmp_path), EvaluateArguments(champion="gs://photos/serving"))
-    alone = evaluate(dataset, champion, files_in(tmp_path / "alone"))
+    both = evaluate(dataset, model, tmp_path, EvaluateArguments(champion="gs://photos/serving"))
+    alone = evaluate(dataset, champion, tmp_path / "alone")
     assert both.comparison.champion_top_1_accuracy == alone.metrics.top_1_accuracy
     # As for KServe and Vertex AI, with models by digest.
     arguments = EvaluateArguments(deploy_dir="gs://photos/deployed")
-    assert evaluate(dataset, model, files_in(tmp_path), arguments).comparison is None
+    assert evaluate(dataset, model, tmp_path, arguments).comparison is None
     assert "champion=auto found no model in 'gs://photos/deployed'" in capsys.readouterr().out
 
 
@@ -240,7 +234,7 @@ def test_the_test_split_can_be_evaluated(coloured_dataset, model, write_dataset,
         read_split(folder := coloured_dataset(tmp_path / "whole"), read_manifest(folder).splits[VALIDATION])
     )
     data = write_dataset(tmp_path / "data", {VALIDATION: records, TEST: records[:4]}, ("dark", "bright"))
-    evaluation = evaluate(data, model, files_in(tmp_path), EvaluateArguments(evaluation_split="test"))
+    evaluation = evaluate(data, model, tmp_path, EvaluateArguments(evaluation_split="test"))
     assert evaluation.metrics.examples == 4
     assert "4 test images" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
@@ -271,7 +265,7 @@ def test_without_validation_images_there_is_nothing_to_evaluate(splits, model, w
 
 def test_a_missing_model_is_reported(dataset, tmp_path):
     with pytest.raises(MissingInputError, match=str(tmp_path)):
-        evaluate(dataset, tmp_path, files_in(tmp_path))
+        evaluate(dataset, tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize("classes", [2, 101])
@@ -329,5 +323,5 @@ def test_shards_may_be_in_cloud_storage(dataset, model, cloud, evaluated, tmp_pa
     elsewhere = dataclasses.replace(manifest, splits={VALIDATION: dataclasses.replace(split, shards=shards)})
     (tmp_path / "data").mkdir()
     write_manifest(tmp_path / "data", elsewhere)
-    found = evaluate(tmp_path / "data", model, files_in(tmp_path))
+    found = evaluate(tmp_path / "data", model, tmp_path)
     assert found.metrics == evaluated[0].metrics

@@ -10,7 +10,7 @@ from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.served_model import load_served_model
 from imgpipe.components.evaluate.arguments import EvaluateArguments
 from imgpipe.components.evaluate.calibration import compute_calibration
-from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
+from imgpipe.components.evaluate.evaluate import evaluate
 from imgpipe.components.evaluate.held_out import accuracy_interval
 from imgpipe.components.validate.arguments import ValidateArguments
 from imgpipe.components.validate.validate import validate_to_files
@@ -55,8 +55,7 @@ def model(linear_model, tmp_path_factory):
 
 
 def test_a_test_split_is_measured_beside_the_validation_split(dataset, model, tmp_path):
-    files = EvaluationFiles(tmp_path / "evaluation", tmp_path / "report.html")
-    evaluation = evaluate(dataset, model, files)
+    evaluation = evaluate(dataset, model, tmp_path)
     records = list(read_split(dataset, read_manifest(dataset).splits[TEST]))
     classes = np.array([record.label - 1 for record in records])
     probabilities = load_served_model(model).predict([record.encoded for record in records]).probabilities
@@ -69,19 +68,18 @@ def test_a_test_split_is_measured_beside_the_validation_split(dataset, model, tm
     assert evaluation.test.expected_calibration_error == pytest.approx(
         compute_calibration(classes, probabilities).expected_calibration_error, abs=1e-5
     )
-    written = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    written = json.loads((tmp_path / "metrics.json").read_text())
     assert written["test"]["top_1_accuracy"] == accuracy
-    page = files.report.read_text(encoding="utf-8")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "The test images were not used before" in page
     interval = evaluation.test.top_1_accuracy_interval
     assert f"{100 * interval.lower:.1f}% to {100 * interval.upper:.1f}%" in page
 
 
 def test_the_test_split_is_not_measured_twice_or_against_the_caller_s_wish(dataset, model, tmp_path):
-    files = EvaluationFiles(tmp_path / "evaluation", tmp_path / "report.html")
-    on_test = evaluate(dataset, model, files, EvaluateArguments(evaluation_split=TEST))
+    on_test = evaluate(dataset, model, tmp_path, EvaluateArguments(evaluation_split=TEST))
     assert (on_test.split, on_test.metrics.examples, on_test.test) == (TEST, 30, None)
-    assert evaluate(dataset, model, files, test=False).test is None
+    assert evaluate(dataset, model, tmp_path, test=False).test is None
 
 
 def test_a_test_split_that_does_not_exist_fails_before_training(coloured_dataset, tmp_path):

@@ -18,7 +18,7 @@ from imgpipe.components.common.saved_model import write_saved_model
 from imgpipe.components.common.served_model import load_served_model
 from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.evaluate.arguments import EvaluateArguments
-from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
+from imgpipe.components.evaluate.evaluate import evaluate
 from imgpipe.components.evaluate.multi_label_metrics import average_precision, compute_multi_label_metrics
 from imgpipe.components.gate.arguments import GateArguments
 from imgpipe.components.gate.gate import decide
@@ -52,13 +52,9 @@ def model(tmp_path_factory):
     return write
 
 
-def files_in(folder):
-    return EvaluationFiles(folder / "evaluation", folder / "report.html")
-
-
 def test_metrics_of_served_predictions_equal_scikit_learn(quadrants_dataset, model, tmp_path):
     folder = model(0)
-    found = evaluate(quadrants_dataset, folder, files_in(tmp_path)).metrics
+    found = evaluate(quadrants_dataset, folder, tmp_path).metrics
     split = read_manifest(quadrants_dataset).splits[VALIDATION]
     records = list(read_split(quadrants_dataset, split, multi_label=True))
     probabilities = load_served_model(folder).predict([record.encoded for record in records]).probabilities
@@ -88,13 +84,13 @@ def test_metrics_of_served_predictions_equal_scikit_learn(quadrants_dataset, mod
 
 
 def test_the_report_and_metrics_json_have_only_multi_label_metrics(quadrants_dataset, model, tmp_path):
-    evaluation = evaluate(quadrants_dataset, model(0), files_in(tmp_path))
+    evaluation = evaluate(quadrants_dataset, model(0), tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Average precision" in page
     assert "There is no confusion matrix" in page
     assert "every label of every image counts" in page
     assert "not blue" in page or "not red" in page or "not green" in page or "not yellow" in page
-    written = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    written = json.loads((tmp_path / "metrics.json").read_text())
     assert written == json.loads(json.dumps(evaluation.to_json()))
     assert written["multi_label"] is True
     assert sum(part["examples"] for part in written["calibration"]["bins"]) == 80 * len(NAMES)
@@ -102,21 +98,21 @@ def test_the_report_and_metrics_json_have_only_multi_label_metrics(quadrants_dat
 
 
 def test_the_gate_uses_top_1_accuracy_and_the_recall_of_each_label(quadrants_dataset, model, tmp_path):
-    evaluation = evaluate(quadrants_dataset, model(0), files_in(tmp_path))
+    evaluation = evaluate(quadrants_dataset, model(0), tmp_path)
     accuracy = evaluation.metrics.top_1_accuracy
     lowest = min(metrics.recall for metrics in evaluation.metrics.per_class)
     fits = GateArguments(min_accuracy=accuracy, min_class_recall=lowest)
-    assert decide(tmp_path / "evaluation", fits).passed
-    assert not decide(tmp_path / "evaluation", GateArguments(min_accuracy=accuracy + 0.01)).passed
+    assert decide(tmp_path, fits).passed
+    assert not decide(tmp_path, GateArguments(min_accuracy=accuracy + 0.01)).passed
     if lowest < 0.99:
         strict = GateArguments(min_accuracy=accuracy, min_class_recall=lowest + 0.01)
-        assert not decide(tmp_path / "evaluation", strict).passed
+        assert not decide(tmp_path, strict).passed
 
 
 def test_champion_and_challenger_are_compared_on_the_images_with_a_label(quadrants_dataset, model, tmp_path):
     arguments = EvaluateArguments(champion=str(model(1)))
-    found = evaluate(quadrants_dataset, model(0), files_in(tmp_path), arguments)
-    champion = evaluate(quadrants_dataset, model(1), files_in(tmp_path / "champion"))
+    found = evaluate(quadrants_dataset, model(0), tmp_path, arguments)
+    champion = evaluate(quadrants_dataset, model(1), tmp_path / "champion")
     comparison = found.comparison
     assert comparison.champion_top_1_accuracy == pytest.approx(champion.metrics.top_1_accuracy)
     assert comparison.challenger_top_1_accuracy == pytest.approx(found.metrics.top_1_accuracy)
@@ -125,10 +121,10 @@ def test_champion_and_challenger_are_compared_on_the_images_with_a_label(quadran
 
 def test_a_model_of_the_other_kind_is_rejected(quadrants_dataset, coloured_dataset, model, tmp_path):
     with pytest.raises(InvalidDataError, match=r"list of labels[\s\S]*multi_label=false"):
-        evaluate(quadrants_dataset, model(0, multi_label=False), files_in(tmp_path))
+        evaluate(quadrants_dataset, model(0, multi_label=False), tmp_path)
     single = coloured_dataset(tmp_path / "single", labels=NAMES)
     with pytest.raises(InvalidDataError, match=r"one label[\s\S]*multi_label=true"):
-        evaluate(single, model(0), files_in(tmp_path))
+        evaluate(single, model(0), tmp_path)
 
 
 @given(st.data())

@@ -10,7 +10,7 @@ from imgpipe.components.common.log import parse_event
 from imgpipe.components.common.served_model import load_served_model
 from imgpipe.components.evaluate.arguments import EvaluateArguments
 from imgpipe.components.evaluate.component import evaluate as evaluate_component
-from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
+from imgpipe.components.evaluate.evaluate import evaluate
 from imgpipe.components.evaluate.slices_csv import read_slices_csv
 from imgpipe.components.gate.arguments import GateArguments
 from imgpipe.components.gate.gate import decide
@@ -124,21 +124,21 @@ def test_accuracy_by_slice_is_in_metrics_and_report(dataset, model, tmp_path, ca
 
 
 def test_without_the_file_no_slice_is_given(dataset, model, tmp_path):
-    found = evaluate(dataset, model, EvaluationFiles(tmp_path / "evaluation", tmp_path / "report.html"))
+    found = evaluate(dataset, model, tmp_path / "evaluation")
     assert not any(part.given for part in found.slices)
 
 
 def test_a_column_overrides_our_slice_of_the_same_name(dataset, model, tmp_path):
     rows = "".join(f"validation/{number}.png,raw\n" for number in range(6))
     arguments = EvaluateArguments(slices_csv=written(tmp_path, "path,format\n" + rows))
-    found = evaluate(dataset, model, EvaluationFiles(tmp_path / "evaluation", tmp_path / "r.html"), arguments)
+    found = evaluate(dataset, model, tmp_path / "evaluation", arguments)
     assert [(part.value, part.examples) for part in found.slices if part.name == "format"] == [("raw", 6)]
 
 
 def test_a_file_that_matches_no_image_is_rejected(dataset, model, tmp_path):
     arguments = EvaluateArguments(slices_csv=written(tmp_path, "path,camera\n0.png,front\n"))
     with pytest.raises(InvalidDataError, match="no path in the file matches an image of the validation"):
-        evaluate(dataset, model, EvaluationFiles(tmp_path / "evaluation", tmp_path / "r.html"), arguments)
+        evaluate(dataset, model, tmp_path / "evaluation", arguments)
 
 
 # ---------------------------------------------------------------- in the gate

@@ -16,7 +16,7 @@ from imgpipe.components.common.log import parse_event
 from imgpipe.components.common.provenance import write_provenance
 from imgpipe.components.common.served_model import load_served_model
 from imgpipe.components.common.verification import read_verified_model
-from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
+from imgpipe.components.evaluate.evaluate import evaluate
 from imgpipe.components.export.arguments import ExportArguments
 from imgpipe.components.export.component import export as export_component
 from imgpipe.components.export.export import (
@@ -42,7 +42,7 @@ def evaluated(dataset, linear_model, tmp_path_factory):
     """A model and its evaluation."""
     folder = tmp_path_factory.mktemp("evaluated")
     model = linear_model(folder / "model")
-    evaluate(dataset, model, EvaluationFiles(folder / "evaluation", folder / "report.html"))
+    evaluate(dataset, model, folder / "evaluation")
     return model, folder / "evaluation"
 
 
@@ -247,7 +247,7 @@ def test_a_missing_model_or_evaluation_is_reported(dataset, evaluated, tmp_path)
 
 def test_a_trained_model_is_exported(digits_dataset, trained_digits, tmp_path):
     folder, _ = trained_digits
-    evaluate(digits_dataset, folder, EvaluationFiles(tmp_path / "evaluation", tmp_path / "report.html"))
+    evaluate(digits_dataset, folder, tmp_path / "evaluation")
     export(digits_dataset, folder, tmp_path / "evaluation", tmp_path / "exported", ExportArguments())
     exported = files(tmp_path / "exported")
     added = {"verification.json", "drift.npz"}

@@ -17,7 +17,7 @@ from imgpipe.components.common.served_model import load_served_model
 from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.deploy import deploy
-from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
+from imgpipe.components.evaluate.evaluate import evaluate
 from imgpipe.components.export import candidates, formats, onnx_format, tflite_format
 from imgpipe.components.export.arguments import ExportArguments
 from imgpipe.components.export.candidates import Candidate, fastest, fastest_served
@@ -28,7 +28,7 @@ from imgpipe.components.images.graph.training_decoder import decode_image
 
 def run(dataset, model, folder, **arguments):
     """Evaluates and exports; returns the evaluation, the exported folder and the metrics."""
-    evaluation = evaluate(dataset, model, EvaluationFiles(folder / "evaluation", folder / "report.html"))
+    evaluation = evaluate(dataset, model, folder / "evaluation")
     artifacts = {
         "dataset": dsl.Dataset(uri=str(dataset)),
         "model": dsl.Model(uri=str(model)),
@@ -42,7 +42,7 @@ def run(dataset, model, folder, **arguments):
 
 
 def evaluate_and_export(dataset, model, folder, **arguments):
-    evaluate(dataset, model, EvaluationFiles(folder / "evaluation", folder / "report.html"))
+    evaluate(dataset, model, folder / "evaluation")
     export(dataset, model, folder / "evaluation", folder / "exported", ExportArguments(**arguments))
 
 

@@ -37,15 +37,6 @@ def build(model_type="mobilenet-v2", weights="imagenet", size=32, seed=0):
 
 
 @pytest.fixture
-def keras_home(tmp_path, monkeypatch):
-    """An empty $KERAS_HOME; Keras read the environment variable when it was imported."""
-    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path / "keras"))
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    (tmp_path / "keras" / "models").mkdir(parents=True)
-    return tmp_path / "keras"
-
-
-@pytest.fixture
 def silent_proxy(monkeypatch):
     """A proxy that accepts a connection, calls ``on_connect`` and never responds."""
 
@@ -85,14 +76,14 @@ HASHES = {
     "model_type",
     ["mobilenet-v2", "mobilenet-v3-small", pytest.param("convnext-tiny", marks=pytest.mark.proof)],
 )
-def test_weights_are_loaded_from_keras_cache(model_type, keras_home, monkeypatch):
+def test_weights_are_loaded_from_keras_cache(model_type, keras_models, monkeypatch):
     published = getattr(keras.applications, MODEL_TYPES[model_type].keras_name)(
         include_top=False, weights=None, input_shape=(224, 224, 3), pooling="avg"
     )
     rng = np.random.default_rng(0)
     for variable in published.variables:
         variable.assign(rng.uniform(0.5, 1.5, variable.shape))
-    path = keras_home / "models" / weights_file_name(model_type, 32)
+    path = keras_models / weights_file_name(model_type, 32)
     with h5py.File(path, "w") as file:
         save_weights_to_hdf5_group(file, published)
     if model_type in HASHES:
@@ -108,11 +99,11 @@ def test_weights_are_loaded_from_keras_cache(model_type, keras_home, monkeypatch
 
 
 @pytest.mark.skipif(not PRETRAINED.is_dir(), reason="../shared/data/pretrained is not here")
-def test_the_published_weights_recognize_photos(keras_home):
+def test_the_published_weights_recognize_photos(keras_models):
     photos = sorted((PRETRAINED.parent / "flowers_224" / "val" / "daisy").glob("*"))[:8]
     if not photos:
         pytest.skip("../shared/data/flowers_224 is not here")
-    shutil.copy(PRETRAINED / MOBILENET_FILE, keras_home / "models")
+    shutil.copy(PRETRAINED / MOBILENET_FILE, keras_models)
     # The published last layer on top of our backbone. ImageNet's class 985 is daisy.
     top = PRETRAINED / MOBILENET_FILE.replace("_no_top", "")
     last = keras.applications.MobileNetV2(weights=str(top)).layers[-1]
@@ -121,31 +112,31 @@ def test_the_published_weights_recognize_photos(keras_home):
     assert np.mean(classes == 985) >= 0.75
 
 
-def test_a_download_times_out_with_a_remedy(keras_home, silent_proxy, monkeypatch):
+def test_a_download_times_out_with_a_remedy(keras_models, silent_proxy, monkeypatch):
     monkeypatch.setattr(imagenet_weights, "_DOWNLOAD_TIMEOUT_SECONDS", 0.5)
     started = time.monotonic()
     with silent_proxy(), pytest.raises(UnavailableError) as caught:
         build("mobilenet-v2")
     assert time.monotonic() - started < 15
     assert "mobilenet-v2" in caught.value.problem
-    assert caught.value.where == str(keras_home / "models" / MOBILENET_FILE)
+    assert caught.value.where == str(keras_models / MOBILENET_FILE)
     assert "set weights to none" in caught.value.remedy
     assert socket.getdefaulttimeout() is None
 
 
-def test_a_damaged_weights_file_is_unavailable(keras_home):
-    (keras_home / "models" / MOBILENET_FILE).write_bytes(b"not an HDF5 file")
+def test_a_damaged_weights_file_is_unavailable(keras_models):
+    (keras_models / MOBILENET_FILE).write_bytes(b"not an HDF5 file")
     with pytest.raises(UnavailableError, match="of mobilenet-v2 is damaged") as caught:
         build()
-    assert caught.value.where == str(keras_home / "models" / MOBILENET_FILE)
+    assert caught.value.where == str(keras_models / MOBILENET_FILE)
 
 
-def test_a_file_of_another_network_is_reported_with_its_path(keras_home):
-    with h5py.File(keras_home / "models" / MOBILENET_FILE, "w") as file:
+def test_a_file_of_another_network_is_reported_with_its_path(keras_models):
+    with h5py.File(keras_models / MOBILENET_FILE, "w") as file:
         save_weights_to_hdf5_group(file, keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
     with pytest.raises(UnavailableError, match="damaged or of another network") as caught:
         build()
-    assert caught.value.where == str(keras_home / "models" / MOBILENET_FILE)
+    assert caught.value.where == str(keras_models / MOBILENET_FILE)
 
 
 def test_sigterm_during_the_download_interrupts_the_run(tmp_path, silent_proxy):
@@ -167,12 +158,9 @@ def test_sigterm_during_the_download_interrupts_the_run(tmp_path, silent_proxy):
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
-    models = tmp_path / "keras" / "models"
-    models.mkdir(parents=True)
-    (models / "some_weights.h5").write_bytes(b"weights")
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    return tmp_path / "keras"
+def home(keras_models):
+    (keras_models / "some_weights.h5").write_bytes(b"weights")
+    return keras_models.parent
 
 
 @pytest.fixture

@@ -1,18 +1,13 @@
 """The network is selected by a linear probe of the networks whose weights are on this machine."""
 
-import hashlib
 import json
 
-import h5py
 import numpy as np
 import pytest
-from keras.src.applications.mobilenet_v3 import WEIGHTS_HASHES
-from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
 from imgpipe.components.common.dataset import read_manifest
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.provenance import read_provenance
-from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.train.arguments import RecipeTrainingArguments
 from imgpipe.components.train.job_dir import RACE_FILE
 from imgpipe.components.train.model_race import (
@@ -22,7 +17,6 @@ from imgpipe.components.train.model_race import (
     linear_probe_accuracy,
     select,
 )
-from imgpipe.components.train.model_types import MODEL_TYPES
 from imgpipe.components.train.train import train
 from imgpipe.components.train.weight_files import networks_with_weights, weights_file_name
 
@@ -92,46 +86,14 @@ def test_with_several_labels_an_image_any_of_them_counts_and_images_without_one_
     assert linear_probe_accuracy(features, both) > 0.9
 
 
-@pytest.fixture
-def models(tmp_path, monkeypatch):
-    """The folder of Keras' weights, empty."""
-    folder = tmp_path / "keras" / "models"
-    folder.mkdir(parents=True)
-    monkeypatch.setenv("KERAS_HOME", str(folder.parent))
-    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(folder.parent))
-    return folder
-
-
-@pytest.fixture
-def weights(models, monkeypatch):
-    """A function that writes random weights of a network."""
-
-    def write(model_type):
-        network = getattr(keras.applications, MODEL_TYPES[model_type].keras_name)(
-            include_top=False, weights=None, input_shape=(32, 32, 3), pooling="avg"
-        )
-        for layer in network.layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.momentum = 0.0
-        network(tf.random.stateless_uniform((16, 32, 32, 3), (1, 2), -1, 1), training=True)
-        path = models / weights_file_name(model_type, 32)
-        with h5py.File(path, "w") as file:
-            save_weights_to_hdf5_group(file, network)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        monkeypatch.setitem(WEIGHTS_HASHES, "small_224_1.0_float", ("", digest))
-        return path
-
-    return write
-
-
 def arguments_of(tmp_path, **values):
     return RecipeTrainingArguments(**{"image_size": 32, "job_dir": str(tmp_path / "job"), **values})
 
 
 @pytest.mark.proof
-def test_two_networks_are_compared_once_for_a_job_dir(weights, coloured_dataset, tmp_path, capsys):
+def test_two_networks_are_compared_once_for_a_job_dir(write_weights, coloured_dataset, tmp_path, capsys):
     dataset = coloured_dataset(tmp_path / "data", train=24, validation=5)
-    files = [weights(name) for name in ("mobilenet-v2", "mobilenet-v3-small")]
+    files = [write_weights(name) for name in ("mobilenet-v2", "mobilenet-v3-small")]
     assert networks_with_weights(32) == ["mobilenet-v2", "mobilenet-v3-small"]
     arguments, manifest = arguments_of(tmp_path), read_manifest(dataset)
     race = find_or_run_race(arguments, manifest, dataset, workers=1)
@@ -145,9 +107,9 @@ def test_two_networks_are_compared_once_for_a_job_dir(weights, coloured_dataset,
     assert find_or_run_race(arguments, manifest, dataset, workers=1) == race
 
 
-def test_a_training_that_began_with_one_network_resumes_with_it(models, tmp_path):
+def test_a_training_that_began_with_one_network_resumes_with_it(keras_models, tmp_path):
     for name in ("mobilenet-v2", "mobilenet-v3-small"):
-        (models / weights_file_name(name, 32)).touch()
+        (keras_models / weights_file_name(name, 32)).touch()
     (tmp_path / "job" / "checkpoints").mkdir(parents=True)
     (tmp_path / "job" / "checkpoints" / "step-00000010.npz").write_bytes(b"")
     assert find_or_run_race(arguments_of(tmp_path), None, tmp_path, workers=1) is None
@@ -166,18 +128,20 @@ def test_a_training_whose_network_is_known_compares_none(values, tmp_path):
     assert find_or_run_race(arguments_of(tmp_path, **values), None, tmp_path, workers=1) is None
 
 
-def test_one_network_with_weights_is_not_compared_nor_are_networks_of_several_workers(models, tmp_path):
-    (models / weights_file_name("mobilenet-v2", 32)).touch()
+def test_one_network_with_weights_is_not_compared_nor_are_networks_of_several_workers(keras_models, tmp_path):
+    (keras_models / weights_file_name("mobilenet-v2", 32)).touch()
     assert find_or_run_race(arguments_of(tmp_path), None, tmp_path, workers=1) is None
-    (models / weights_file_name("mobilenet-v3-small", 32)).touch()
+    (keras_models / weights_file_name("mobilenet-v3-small", 32)).touch()
     assert find_or_run_race(arguments_of(tmp_path), None, tmp_path, workers=2) is None
 
 
 @pytest.mark.proof
-def test_the_training_has_the_selected_network_and_the_report_the_table(weights, coloured_dataset, tmp_path):
+def test_the_training_has_the_selected_network_and_the_report_the_table(
+    write_weights, coloured_dataset, tmp_path
+):
     dataset = coloured_dataset(tmp_path / "data", train=24, validation=5)
     for name in ("mobilenet-v2", "mobilenet-v3-small"):
-        weights(name)
+        write_weights(name)
     arguments = arguments_of(tmp_path, max_steps=2, train_batch_size=8)
     train(arguments, dataset, tmp_path / "model")
     provenance = read_provenance(tmp_path / "model")

@@ -3,10 +3,8 @@ import json
 import math
 import tracemalloc
 
-import h5py
 import numpy as np
 import pytest
-from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
 from imgpipe.components.common.dataset import TRAIN, VALIDATION, read_manifest
 from imgpipe.components.common.dataset_reader import read_split
@@ -21,7 +19,7 @@ from imgpipe.components.common.temperature import (
     probabilities_of,
     temperature_sums,
 )
-from imgpipe.components.common.tf_import import keras, tf
+from imgpipe.components.common.tf_import import tf
 from imgpipe.components.evaluate.metrics import compute_metrics
 from imgpipe.components.train import train as training
 from imgpipe.components.train import training_inputs
@@ -33,7 +31,6 @@ from imgpipe.components.train.train import train
 from .job import small_training
 
 LABELS = [str(digit) for digit in range(10)]
-MOBILENET_FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
 
 
 def rejected(error, arguments, dataset, folder):
@@ -188,25 +185,10 @@ def test_labels_can_be_any_text_and_one_validation_image_is_enough(coloured_data
 # ---------------------------------------------------------------- a frozen backbone
 
 
-@pytest.fixture
-def mobilenet_weights(tmp_path, monkeypatch):
-    """A $KERAS_HOME with random weights of MobileNetV2."""
-    folder = tmp_path / "keras" / "models"
-    folder.mkdir(parents=True)
-    network = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3))
-    # With the initial statistics, every feature would be nearly 0.
-    layers = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    for layer in layers:
-        layer.momentum = 0.0
-    network(tf.random.stateless_uniform((16, 32, 32, 3), (1, 2), -1, 1), training=True)
-    with h5py.File(folder / MOBILENET_FILE, "w") as file:
-        save_weights_to_hdf5_group(file, network)
-    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(folder.parent))
-
-
 def test_training_on_features_and_on_images_with_a_frozen_backbone_is_equivalent(
-    mobilenet_weights, coloured_dataset, tmp_path, monkeypatch
+    write_weights, coloured_dataset, tmp_path, monkeypatch
 ):
+    write_weights("mobilenet-v2")
     dataset = coloured_dataset(tmp_path / "data", train=8, validation=5)
     # All examples in every batch, because features and images are shuffled differently.
     arguments = small_training(
@@ -297,8 +279,9 @@ def write_damaged_dataset(coloured_dataset, write_dataset, folder, split):
 @pytest.mark.parametrize("freeze", ["none", "backbone"])
 @pytest.mark.parametrize("split", [TRAIN, VALIDATION])
 def test_an_image_that_cannot_be_decoded_is_named(
-    split, freeze, mobilenet_weights, coloured_dataset, write_dataset, tmp_path
+    split, freeze, write_weights, coloured_dataset, write_dataset, tmp_path
 ):
+    write_weights("mobilenet-v2")
     dataset = write_damaged_dataset(coloured_dataset, write_dataset, tmp_path, split)
     arguments = small_training(model_type="mobilenet-v2", weights="imagenet", freeze=freeze, max_steps=4)
     message = rejected(InvalidDataError, arguments, dataset, tmp_path)

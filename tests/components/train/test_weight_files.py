@@ -17,10 +17,8 @@ MOBILENET_FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top
 
 
 @pytest.fixture
-def models(tmp_path, monkeypatch):
+def models(keras_models, monkeypatch):
     """The folder of Keras' weights; there is no connection to the internet."""
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    (tmp_path / "models").mkdir()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     # urllib caches an opener made from the environment variables.
@@ -29,7 +27,7 @@ def models(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name in ("https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
-    yield tmp_path / "models"
+    yield keras_models
     # An opener with this proxy must not stay.
     urllib.request._opener = None
 
@@ -96,9 +94,8 @@ def test_trainings_that_need_no_imagenet_weights_are_not_checked(models, argumen
         pytest.param("convnext-small", 224, marks=pytest.mark.proof),
     ],
 )
-def test_the_names_are_those_that_keras_downloads(models, monkeypatch, model_type, size):
-    # Keras read the environment variable when it was imported.
-    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(models.parent))
+@pytest.mark.usefixtures("models")
+def test_the_names_are_those_that_keras_downloads(model_type, size):
     with pytest.raises(Exception, match=f"URL fetch failure on .*/{weights_file_name(model_type, size)}:"):
         getattr(keras.applications, MODEL_TYPES[model_type].keras_name)(
             include_top=False, weights="imagenet", input_shape=(size, size, 3), pooling="avg"
