@@ -89,16 +89,13 @@ def compute_scaled_calibration(
     )
 
 
-def compute_calibration(
-    targets: NDArray[Any], probabilities: NDArray[np.floating[Any]], *, bins: int = BINS
-) -> Calibration:
+def compute_calibration(targets: NDArray[Any], probabilities: NDArray[np.floating[Any]]) -> Calibration:
     """Computes the calibration of the most probable class of each example, or of all labels.
 
     Args:
         targets: int [examples], the true classes, 0..N-1; or bool [examples, N], whether the image has the
             label. At least one example.
         probabilities: [examples, N], finite.
-        bins: Number of bins.
     """
     if targets.ndim == 2:
         confidence, correct = probabilities.ravel(), targets.ravel()
@@ -106,14 +103,14 @@ def compute_calibration(
         confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
     confidence = np.clip(confidence.astype(np.float64), 0, 1)
     # A bin includes its upper bound; the lowest bin also includes 0.
-    bin_index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    bin_index = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
     counts, confidences, hits = (
-        np.bincount(bin_index, weights=weights, minlength=bins) for weights in (None, confidence, correct)
+        np.bincount(bin_index, weights=weights, minlength=BINS) for weights in (None, confidence, correct)
     )
     computed = tuple(
         CalibrationBin(
-            lower=number / bins,
-            upper=(number + 1) / bins,
+            lower=number / BINS,
+            upper=(number + 1) / BINS,
             examples=int(count),
             confidence=float(total_confidence / count) if count else None,
             accuracy=float(hit / count) if count else None,

@@ -1,7 +1,6 @@
 """The HTML report of an evaluation, in one self-contained file."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,17 +48,14 @@ def evaluation_report(
         evaluation: The result; ``MultiLabelMetrics`` have their own layout.
         manifest: The dataset's manifest, for the number of images per split and label.
         provenance: The model's provenance, with these optional keys: ``arguments`` ({name: value}),
-            ``evaluations`` (a list of mappings with ``step``, ``top_1_accuracy``, ``top_5_accuracy``,
-            ``loss``, ``train_loss``, each of which may be missing or None), ``best_step``, ``model_type``,
-            ``data_digest``, ``versions`` ({name: version}), ``decisions`` (sentences of the
-            training), ``model_race`` (a ``Race``).
+            ``evaluations`` (of the training), ``best_step``, ``model_type``, ``data_digest``, ``versions``
+            ({name: version}), ``decisions`` (sentences of the training), ``model_race`` (a ``Race``).
         thresholds: The counts by threshold, of all classes first.
         examples: Mistakes, in the order of display, and correct predictions for the confusion matrix.
         about: Facts about the evaluation, by name, e.g. its date.
     """
     manifest = dataclasses.replace(manifest, splits=in_usual_order(manifest.splits))
-    evaluations = [dict(entry) for entry in provenance.get("evaluations") or ()]
-    best_step = _number(provenance.get("best_step"))
+    evaluations, best_step = provenance.get("evaluations", ()), provenance.get("best_step")
     metrics, labels = evaluation.metrics, evaluation.labels
     confusion: dict[str, Any] = {}
     if isinstance(metrics, Metrics):
@@ -76,7 +72,7 @@ def evaluation_report(
         **vars(evaluation),
         about={"data set": _describe_data(manifest), **(about or {})},
         model_type=provenance.get("model_type"),
-        data_digest=str(provenance.get("data_digest") or manifest.digest()),
+        data_digest=provenance.get("data_digest") or manifest.digest(),
         best_step=best_step,
         accuracy_chart=_curve(
             evaluations,
@@ -95,27 +91,27 @@ def evaluation_report(
         correct=[example for example in examples if example.is_correct],
         thresholds=[dataclasses.asdict(counts) for counts in thresholds],
         threshold_chart=_threshold_chart(thresholds[0]),
-        arguments=dict(provenance.get("arguments") or {}),
-        versions=dict(provenance.get("versions") or {}),
+        arguments=provenance.get("arguments"),
+        versions=provenance.get("versions"),
         manifest=manifest,
         calibration_chart=_reliability(evaluation.calibration, evaluation.temperature_scaling),
-        decisions=list(provenance.get("decisions") or ()),
+        decisions=provenance.get("decisions"),
         model_race=provenance.get("model_race"),
     )
 
 
 def _curve(
     evaluations: Sequence[Mapping[str, Any]],
-    best_step: float | None,
+    best_step: int | None,
     names: Mapping[str, str],
     y_name: str,
     y_maximum: float | None,
 ) -> LineChart:
-    series = []
-    for key, name in names.items():
-        points = [(_number(entry.get("step")), _number(entry.get(key))) for entry in evaluations]
-        series.append(Series(name, tuple((x, y) for x, y in points if x is not None and y is not None)))
-    marker = (best_step, f"best: step {best_step:g}") if best_step is not None else None
+    series = [
+        Series(name, tuple((entry["step"], entry[key]) for entry in evaluations))
+        for key, name in names.items()
+    ]
+    marker = None if best_step is None else (best_step, f"best: step {best_step}")
     return line_chart(series, x_name="training step", y_name=y_name, marker=marker, y_maximum=y_maximum)
 
 
@@ -206,10 +202,3 @@ def add_run(
     before, mark, after = page.partition(_RUN_MARK)
     # A report of an earlier try has its section already.
     return before + section + after if mark else page
-
-
-def _number(value: Any) -> float | None:
-    """Returns the value as a float, or None if it is not a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgpipe.components.common.errors import InvalidArgumentError, PipelineError
+from imgpipe.components.common.errors import PipelineError
 from imgpipe.components.common.records import CLASS_LABEL, IMAGE_ENCODED, label_to_class
 from imgpipe.components.common.resources import usable_threads
 from imgpipe.components.common.tf_import import tf
@@ -60,7 +60,7 @@ def training_batches(
         shard_examples: Number of examples in each shard.
         record_sizes: The manifest's sizes of the records of each shard, if it has them.
         image_size: Side of the images, in pixels.
-        batch_size: Images of all workers together.
+        batch_size: Images of all workers together; a multiple of their number.
         seed: Seed of the order and of the augmentation.
         augmentation: ``none``, ``crop-flip`` or ``randaugment``.
         cache: Where decoded images are cached for later epochs. With augmentation, crops are then taken from
@@ -73,16 +73,8 @@ def training_batches(
     Yields:
         uint8 [batch_size / n, image_size, image_size, 3] and classes, int64 [batch_size / n]; in a
         multi-label data set targets, float32 [batch_size / n, N], 1 for each label of the image.
-
-    Raises:
-        InvalidArgumentError: if ``batch_size`` is not a multiple of n.
     """
     worker, workers = part
-    if batch_size % workers:
-        raise InvalidArgumentError(
-            f"train_batch_size={batch_size} cannot be split across {workers} workers",
-            remedy=f"set train_batch_size to a multiple of {workers}",
-        )
     size = batch_size // workers
     reader, order = RecordReader(paths, shard_examples, record_sizes), ExampleOrder(shard_examples, seed)
     # At least one: TensorFlow's unbatch() crashes the process if an element is empty.

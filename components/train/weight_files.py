@@ -67,22 +67,14 @@ def networks_to_compare(arguments: TrainingArguments) -> list[str]:
         return []
     if recipe_values(vars(arguments))["weights"] != "imagenet":
         return []
-    networks = networks_with_weights(arguments.image_size)
-    # Of a single network, the time is checked.
-    return networks if len(networks) >= (1 if arguments.max_latency_ms else 2) else []
-
-
-def networks_with_weights(image_size: int) -> list[str]:
-    """Returns the names of the networks whose ImageNet weights are on this machine.
-
-    Args:
-        image_size: Side of the images, in pixels; 0 = each network's own.
-    """
-    return [
+    networks = [
         name
         for name, kind in MODEL_TYPES.items()
-        if kind.has_imagenet_weights and _find(weights_file_name(name, image_size or kind.image_size))
+        if kind.has_imagenet_weights
+        and _find(weights_file_name(name, arguments.image_size or kind.image_size))
     ]
+    # Of a single network, the time is checked.
+    return networks if len(networks) >= (1 if arguments.max_latency_ms else 2) else []
 
 
 def check_weights_file(file: Path, model_type: str) -> None:

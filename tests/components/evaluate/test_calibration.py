@@ -20,12 +20,12 @@ def test_calibrated_predictions_have_no_error():
 def test_the_error_is_the_weighted_difference_of_confidence_and_accuracy():
     # Four at 0.9, half of them correct: 0.4; six at 0.6, all correct: 0.4.
     labels = np.array([0, 0, 1, 1] + [0] * 6)
-    calibration = compute_calibration(labels, two_classes([0.9] * 4 + [0.6] * 6), bins=10)
+    calibration = compute_calibration(labels, two_classes([0.9] * 4 + [0.6] * 6))
     assert calibration.expected_calibration_error == pytest.approx(0.4)
     filled = [part for part in calibration.bins if part.examples]
     assert [(part.lower, part.upper, part.examples, part.accuracy) for part in filled] == [
-        (0.5, 0.6, 6, 1.0),
-        (0.8, 0.9, 4, 0.5),
+        (8 / 15, 9 / 15, 6, 1.0),
+        (13 / 15, 14 / 15, 4, 0.5),
     ]
 
 

@@ -2,12 +2,12 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 from imgpipe.components.train.arguments import TrainingArguments
+from tests.servers.faulty_bucket import free_port
 
 # Configures several virtual devices on the CPU, then runs the command line.
 _SEVERAL_DEVICES = """
@@ -72,7 +72,7 @@ def start(
 
 def start_workers(arguments_of_workers: list[list[str]]) -> list[subprocess.Popen]:
     """Starts one process per worker, in a cluster on loopback addresses; the first one is the chief."""
-    addresses = [f"127.0.0.1:{port}" for port in _free_ports(len(arguments_of_workers))]
+    addresses = [f"127.0.0.1:{free_port()}" for _ in arguments_of_workers]
     cluster = {"chief": addresses[:1], "worker": addresses[1:]}
     tasks = [("chief", 0), *(("worker", index) for index in range(len(addresses) - 1))]
     return [
@@ -96,14 +96,3 @@ def wait_for_exit(process: subprocess.Popen, *, status: int = 0) -> str:
 def evaluations(job_dir: Path) -> list[dict[str, float]]:
     """Returns the evaluations that a job reported."""
     return [json.loads(line) for line in (job_dir / "metrics.jsonl").read_text().splitlines()]
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for port_socket in sockets:
-            port_socket.bind(("127.0.0.1", 0))
-        return [port_socket.getsockname()[1] for port_socket in sockets]
-    finally:
-        for port_socket in sockets:
-            port_socket.close()

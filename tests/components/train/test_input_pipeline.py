@@ -10,7 +10,6 @@ import pytest
 
 from imgpipe.components.common.dataset import TRAIN, read_manifest, shard_paths
 from imgpipe.components.common.dataset_reader import read_split
-from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.records import ImageRecord
 from imgpipe.components.images.graph.training_decoder import decode_image
 from imgpipe.components.train import example_order, input_pipeline
@@ -220,11 +219,6 @@ def test_a_full_disk_does_not_change_the_batches(photos, monkeypatch):
     assert_equal(batches(photos, 10, CacheLocation.DISK, **values), expected)
 
 
-def test_a_batch_that_cannot_be_split_across_the_workers_is_rejected(paths):
-    with pytest.raises(InvalidArgumentError, match="train_batch_size=4 cannot be split across 3 workers"):
-        batches(paths, 1, CacheLocation.NONE, part=(0, 3))
-
-
 def test_shards_that_precede_the_first_step_are_not_read(sorted_paths, cache, tmp_path, monkeypatch):
     monkeypatch.setattr(example_order, "_SHARDS_AT_ONCE", 1)
     monkeypatch.setattr(example_order, "_WINDOW", 20)
@@ -301,10 +295,6 @@ def test_the_sample_depends_on_the_seed():
 
 def test_a_sample_of_alternating_labels_has_both():
     assert 30 < (sample_indices(200, 100, 0) % 2).sum() < 70
-
-
-def test_a_sample_of_full_size_has_all_examples():
-    assert sample_indices(7, 7, 5).tolist() == list(range(7))
 
 
 @pytest.mark.parametrize("images", [0, 5])

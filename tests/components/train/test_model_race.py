@@ -18,7 +18,7 @@ from imgpipe.components.train.model_race import (
     select,
 )
 from imgpipe.components.train.train import train
-from imgpipe.components.train.weight_files import networks_with_weights, weights_file_name
+from imgpipe.components.train.weight_files import weights_file_name
 
 PROBES = (
     Probe("mobilenet-v2", 20.0, 0.91),
@@ -94,7 +94,6 @@ def arguments_of(tmp_path, **values):
 def test_two_networks_are_compared_once_for_a_job_dir(write_weights, coloured_dataset, tmp_path, capsys):
     dataset = coloured_dataset(tmp_path / "data", train=24, validation=5)
     files = [write_weights(name) for name in ("mobilenet-v2", "mobilenet-v3-small")]
-    assert networks_with_weights(32) == ["mobilenet-v2", "mobilenet-v3-small"]
     arguments, manifest = arguments_of(tmp_path), read_manifest(dataset)
     race = find_or_run_race(arguments, manifest, dataset, workers=1)
     assert [probe.model_type for probe in race.probes] == ["mobilenet-v2", "mobilenet-v3-small"]

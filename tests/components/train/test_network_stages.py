@@ -2,7 +2,6 @@
 
 import pytest
 
-from imgpipe.components.train.model_types import MODEL_TYPES
 from imgpipe.components.train.network_stages import TOP, frozen_parts, parts_of_layers
 
 NAMES = ("stem", "stage1", "stage2", "stage3", "stage4")
@@ -101,9 +100,3 @@ def test_layers_belong_to_the_parts_defined_in_the_paper(family, names, parts):
 )
 def test_everything_up_to_and_including_the_given_stage_is_frozen(freeze, frozen):
     assert frozen_parts(freeze, NAMES) == frozen
-
-
-def test_every_model_type_can_be_frozen_up_to_its_last_stage():
-    for name, kind in MODEL_TYPES.items():
-        assert kind.stage_names[0] == "stem", name
-        assert len(frozen_parts(kind.stage_names[-1], kind.stage_names)) == len(kind.stage_names)

@@ -12,7 +12,6 @@ from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS
 from imgpipe.components.train.arguments import RecipeTrainingArguments, TrainingArguments
 from imgpipe.components.train.command_line import command_line_arguments
 from imgpipe.components.train.recipes import (
-    ORIGINAL,
     RECIPES,
     UNSET_VALUES,
     TrainingData,
@@ -54,19 +53,6 @@ def test_what_a_recipe_decides_is_left_to_it_by_default():
     fields = flat_fields([RecipeTrainingArguments])
     assert {name: fields[name].default for name in UNSET_VALUES} == UNSET_VALUES
     assert fields["recipe"].default == "auto"
-
-
-def test_the_original_defaults_are_those_of_the_command_line():
-    arguments = TrainingArguments()
-    assert arguments.recipe == ORIGINAL
-    assert arguments.max_steps == 1000
-    assert arguments.train_batch_size == 32
-    assert arguments.initial_learning_rate == 0.0001
-    assert arguments.warmup_steps == 0
-    assert arguments.weight_decay == 0.0001
-    assert (arguments.model_type, arguments.freeze) == ("efficientnet-b0", "none")
-    assert (arguments.weights, arguments.optimizer_type) == ("imagenet", "momentum")
-    assert resolve_arguments(arguments, manifest(50, 2)) == arguments
 
 
 @pytest.mark.parametrize(
@@ -148,7 +134,8 @@ def test_explicit_values_override_the_recipe_and_the_rest_follows_from_them():
 def test_resolved_arguments_do_not_change_again():
     resolved = RecipeTrainingArguments(max_minutes=5.0).resolved(FLOWERS)
     assert resolved.recipe == "head-then-fine-tune"
-    assert resolve_arguments(resolved, manifest(50, 2)) == resolved
+    for arguments in (resolved, TrainingArguments()):
+        assert resolve_arguments(arguments, manifest(50, 2)) == arguments
 
 
 def test_a_command_line_means_the_same_arguments_before_and_after_they_are_resolved():

@@ -3,6 +3,7 @@ import pytest
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.model_types import MODEL_TYPES, SMALLEST_IMAGE_SIZE
+from imgpipe.components.train.recipes import ORIGINAL
 
 
 def stepwise(steps, levels):
@@ -21,7 +22,13 @@ def error_message(**values):
 
 def test_the_defaults_are_those_of_the_original_algorithm():
     arguments = TrainingArguments()
-    assert arguments.model_type == "efficientnet-b0"
+    assert arguments.recipe == ORIGINAL
+    assert (arguments.model_type, arguments.weights, arguments.freeze) == (
+        "efficientnet-b0",
+        "imagenet",
+        "none",
+    )
+    assert (arguments.max_steps, arguments.warmup_steps) == (1000, 0)
     assert arguments.train_batch_size == 32
     assert arguments.warmup_learning_rate == 1e-4
     assert arguments.initial_learning_rate == 1e-4
