@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imgpipe.components.common.dataset import TRAIN, Manifest, shard_paths
+from imgpipe.components.common.dataset import TRAIN, read_manifest
 from imgpipe.components.common.dataset_reader import local_dataset
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError
 from imgpipe.components.common.log import log_event
@@ -25,6 +25,7 @@ from imgpipe.components.train.input_pipeline import evaluation_batches
 from imgpipe.components.train.job_dir import CHECKPOINTS_FOLDER, RACE_FILE
 from imgpipe.components.train.models import Classifier, build_classifier
 from imgpipe.components.train.recipes import AUTO, recipe_values
+from imgpipe.components.train.training_inputs import LocalData, located_batches
 from imgpipe.components.train.weight_files import networks_to_compare
 
 # With 600 images, the standard error of an accuracy of 0.9 is 0.012.
@@ -63,9 +64,7 @@ class Race:
     probes: tuple[Probe, ...]
 
 
-def find_or_run_race(
-    arguments: TrainingArguments, manifest: Manifest, dataset_folder: Path, *, workers: int
-) -> Race | None:
+def find_or_run_race(arguments: TrainingArguments, dataset_folder: Path, *, workers: int) -> Race | None:
     """Returns the race that selects the network of a training; None if nothing is to be selected.
 
     A training that resumes has the result of its first start, in its job_dir. Several workers could disagree,
@@ -88,28 +87,25 @@ def find_or_run_race(
     networks = networks_to_compare(arguments)
     if not networks:
         return None
-    race = _run(networks, arguments, manifest, dataset_folder)
+    race = _run(networks, arguments, dataset_folder)
     if file is not None:
         file.write(json.dumps(dataclasses.asdict(race)).encode())
     return race
 
 
-def _run(
-    networks: Sequence[str], arguments: TrainingArguments, manifest: Manifest, dataset_folder: Path
-) -> Race:
+def _run(networks: Sequence[str], arguments: TrainingArguments, dataset_folder: Path) -> Race:
     budget = 60 * arguments.max_minutes * _FRACTION_OF_BUDGET or _LONGEST_SECONDS
     end = time.monotonic() + budget
     with local_dataset(dataset_folder, TRAIN) as folder:
-        probes = tuple(_probe(network, arguments, manifest, folder, end) for network in networks)
+        data = LocalData(read_manifest(folder), folder)
+        probes = tuple(_probe(network, arguments, data, end) for network in networks)
     default = recipe_values(vars(arguments))["model_type"]
     race = Race(select(probes, arguments.max_latency_ms, default), probes)
     log_event("model_race", describe(race, arguments.max_latency_ms), **dataclasses.asdict(race))
     return race
 
 
-def _probe(
-    model_type: str, arguments: TrainingArguments, manifest: Manifest, folder: Path, end: float
-) -> Probe:
+def _probe(model_type: str, arguments: TrainingArguments, data: LocalData, end: float) -> Probe:
     if time.monotonic() > end:
         return Probe(model_type, None, None, "no time was left")
     settings = dataclasses.replace(arguments, model_type=model_type)
@@ -118,13 +114,13 @@ def _probe(
         model_type, num_classes=2, image_size=size, weights="imagenet", seed=arguments.seed
     )
     milliseconds = measure_latency(classifier, size)
-    images = min(_SAMPLE, manifest.splits[TRAIN].examples)
+    images = min(_SAMPLE, data.size.images)
     if arguments.max_latency_ms and milliseconds > arguments.max_latency_ms:
         return Probe(model_type, milliseconds, None, f"more than {arguments.max_latency_ms:g} ms")
     # In batches an image takes no longer than alone.
     if time.monotonic() + images * milliseconds / 1000 > end:
         return Probe(model_type, milliseconds, None, f"{images} images take too long")
-    features, targets = _features(classifier, settings, manifest, folder, images)
+    features, targets = _features(classifier, settings, data, images)
     return Probe(model_type, milliseconds, linear_probe_accuracy(features, targets))
 
 
@@ -143,21 +139,13 @@ def measure_latency(classifier: Classifier, image_size: int) -> float:
 
 
 def _features(
-    classifier: Classifier, arguments: TrainingArguments, manifest: Manifest, folder: Path, images: int
+    classifier: Classifier, arguments: TrainingArguments, data: LocalData, images: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Returns the features of a sample of the training images and their targets, a column for each class."""
-    split, size = manifest.splits[TRAIN], arguments.resolved_image_size()
+    size, manifest = arguments.resolved_image_size(), data.manifest
     # The same sample for each network: it depends on the seed.
-    batches = evaluation_batches(
-        shard_paths(folder, split),
-        shard_examples=[shard.examples for shard in split.shards],
-        record_sizes=[shard.record_sizes for shard in split.shards],
-        image_size=size,
-        batch_size=_BATCH_SIZE,
-        images=images,
-        seed=arguments.seed,
-        resize=arguments.resize,
-        multi_label_classes=manifest.num_classes if manifest.multi_label else 0,
+    batches = located_batches(
+        evaluation_batches, arguments, data, TRAIN, batch_size=_BATCH_SIZE, images=images
     )
     run = tf.function(
         lambda batch: classifier.features(batch, training=False),

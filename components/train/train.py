@@ -99,7 +99,7 @@ def train(
             dataclasses.replace(values, max_minutes=default_minutes(accelerators.kind))
             for values in (given, arguments)
         )
-    race = find_or_run_race(given, manifest, dataset_folder, workers=accelerators.workers)
+    race = find_or_run_race(given, dataset_folder, workers=accelerators.workers)
     if race:
         given = dataclasses.replace(given, model_type=race.model_type)
         arguments = resolve_arguments(given, manifest)

@@ -128,7 +128,7 @@ def _image_inputs(
     )
 
     def batches_from(first_step: int) -> LocatedBatches:
-        return _located_batches(
+        return located_batches(
             training_batches,
             arguments,
             data,
@@ -209,7 +209,7 @@ def _compute_all_features(
         return classifier.features(images, training=False)
 
     # In the order of the shards: the features are shuffled later.
-    training = _located_batches(
+    training = located_batches(
         evaluation_batches, arguments, data, TRAIN, batch_size=arguments.resolved_eval_batch_size()
     )
     counts = (data.size.images, data.validation_images(arguments))
@@ -249,7 +249,7 @@ def _compute_features(
 
 
 def _validation_batches(arguments: TrainingArguments, data: LocalData, **options: Any) -> LocatedBatches:
-    return _located_batches(
+    return located_batches(
         evaluation_batches,
         arguments,
         data,
@@ -260,7 +260,7 @@ def _validation_batches(arguments: TrainingArguments, data: LocalData, **options
     )
 
 
-def _located_batches(
+def located_batches(
     build_batches: Callable[..., tf.data.Dataset],
     arguments: TrainingArguments,
     data: LocalData,

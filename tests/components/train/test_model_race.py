@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from imgpipe.components.common.dataset import read_manifest
-from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.dataset import TRAIN, read_manifest
+from imgpipe.components.common.dataset_reader import read_split
+from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError
 from imgpipe.components.common.provenance import read_provenance
+from imgpipe.components.common.records import ImageRecord
 from imgpipe.components.train.arguments import RecipeTrainingArguments
 from imgpipe.components.train.job_dir import RACE_FILE
 from imgpipe.components.train.model_race import (
@@ -94,8 +96,8 @@ def arguments_of(tmp_path, **values):
 def test_two_networks_are_compared_once_for_a_job_dir(write_weights, coloured_dataset, tmp_path, capsys):
     dataset = coloured_dataset(tmp_path / "data", train=24, validation=5)
     files = [write_weights(name) for name in ("mobilenet-v2", "mobilenet-v3-small")]
-    arguments, manifest = arguments_of(tmp_path), read_manifest(dataset)
-    race = find_or_run_race(arguments, manifest, dataset, workers=1)
+    arguments = arguments_of(tmp_path)
+    race = find_or_run_race(arguments, dataset, workers=1)
     assert [probe.model_type for probe in race.probes] == ["mobilenet-v2", "mobilenet-v3-small"]
     assert all(0 <= probe.accuracy <= 1 and probe.milliseconds > 0 for probe in race.probes)
     assert race.model_type in ("mobilenet-v2", "mobilenet-v3-small")
@@ -103,7 +105,20 @@ def test_two_networks_are_compared_once_for_a_job_dir(write_weights, coloured_da
     assert f"model_type {race.model_type}, the most accurate of 2 networks" in capsys.readouterr().out
     # A training that resumes, perhaps on another machine, trains the same network.
     files[0].unlink()
-    assert find_or_run_race(arguments, manifest, dataset, workers=1) == race
+    assert find_or_run_race(arguments, dataset, workers=1) == race
+
+
+@pytest.mark.proof
+def test_an_image_of_the_sample_that_cannot_be_decoded_is_named(
+    write_weights, coloured_dataset, write_dataset, tmp_path
+):
+    write_weights("mobilenet-v3-small")
+    intact = coloured_dataset(tmp_path / "intact")
+    records = list(read_split(intact, read_manifest(intact).splits[TRAIN]))
+    records[5] = ImageRecord(records[5].encoded[:60], 2, "", "cut off.png")
+    dataset = write_dataset(tmp_path / "data", {TRAIN: records}, ("dark", "bright"))
+    with pytest.raises(InvalidDataError, match=r"record 5 \(cut off.png\)"):
+        find_or_run_race(arguments_of(tmp_path, max_latency_ms=1e6), dataset, workers=1)
 
 
 def test_a_training_that_began_with_one_network_resumes_with_it(keras_models, tmp_path):
@@ -111,7 +126,7 @@ def test_a_training_that_began_with_one_network_resumes_with_it(keras_models, tm
         (keras_models / weights_file_name(name, 32)).touch()
     (tmp_path / "job" / "checkpoints").mkdir(parents=True)
     (tmp_path / "job" / "checkpoints" / "step-00000010.npz").write_bytes(b"")
-    assert find_or_run_race(arguments_of(tmp_path), None, tmp_path, workers=1) is None
+    assert find_or_run_race(arguments_of(tmp_path), tmp_path, workers=1) is None
 
 
 @pytest.mark.parametrize(
@@ -124,14 +139,14 @@ def test_a_training_that_began_with_one_network_resumes_with_it(keras_models, tm
     ],
 )
 def test_a_training_whose_network_is_known_compares_none(values, tmp_path):
-    assert find_or_run_race(arguments_of(tmp_path, **values), None, tmp_path, workers=1) is None
+    assert find_or_run_race(arguments_of(tmp_path, **values), tmp_path, workers=1) is None
 
 
 def test_one_network_with_weights_is_not_compared_nor_are_networks_of_several_workers(keras_models, tmp_path):
     (keras_models / weights_file_name("mobilenet-v2", 32)).touch()
-    assert find_or_run_race(arguments_of(tmp_path), None, tmp_path, workers=1) is None
+    assert find_or_run_race(arguments_of(tmp_path), tmp_path, workers=1) is None
     (keras_models / weights_file_name("mobilenet-v3-small", 32)).touch()
-    assert find_or_run_race(arguments_of(tmp_path), None, tmp_path, workers=2) is None
+    assert find_or_run_race(arguments_of(tmp_path), tmp_path, workers=2) is None
 
 
 @pytest.mark.proof
