@@ -46,35 +46,13 @@ def evaluate(
     result = run_evaluation(
         Path(dataset.path), Path(model.path), Path(evaluation.path), arguments, report=Path(report.path)
     )
-    metrics.log_metric("top_1_accuracy", result.metrics.top_1_accuracy)
-    metrics.log_metric("top_1_accuracy_lower", result.top_1_accuracy_interval.lower)
-    metrics.log_metric("top_1_accuracy_upper", result.top_1_accuracy_interval.upper)
-    if result.test is not None:
-        metrics.log_metric("test_top_1_accuracy", result.test.top_1_accuracy)
-        metrics.log_metric("test_top_1_accuracy_lower", result.test.top_1_accuracy_interval.lower)
-        metrics.log_metric("test_top_1_accuracy_upper", result.test.top_1_accuracy_interval.upper)
-        metrics.log_metric("test_examples", float(result.test.examples))
-        metrics.log_metric("test_expected_calibration_error", result.test.expected_calibration_error)
-    metrics.log_metric("top_5_accuracy", result.metrics.top_5_accuracy)
-    metrics.log_metric("loss", result.metrics.loss)
-    metrics.log_metric("examples", float(result.metrics.examples))
-    metrics.log_metric("expected_calibration_error", result.calibration.expected_calibration_error)
-    before = result.temperature_scaling.before.expected_calibration_error
-    metrics.log_metric("expected_calibration_error_before", before)
-    metrics.log_metric("temperature", result.temperature_scaling.temperature)
-    for part in [part for part in result.slices if part.given][:_MAX_SLICES]:
-        metrics.log_metric(f"top_1_accuracy, {part.name} = {part.value}", part.top_1_accuracy)
-    if result.comparison is not None:
-        metrics.log_metric("champion_top_1_accuracy", result.comparison.champion_top_1_accuracy)
-        metrics.log_metric("difference", result.comparison.difference)
-        metrics.log_metric("difference_lower", result.comparison.lower)
-        metrics.log_metric("difference_upper", result.comparison.upper)
-    if isinstance(result.metrics, MultiLabelMetrics):
-        metrics.log_metric("mean_average_precision", result.metrics.mean_average_precision)
-        metrics.log_metric("f1", result.metrics.f1)
+    given = [part for part in result.slices if part.given][:_MAX_SLICES]
+    slices = {f"top_1_accuracy, {part.name} = {part.value}": part.top_1_accuracy for part in given}
+    figures = {**result.figures(), **slices}
+    for name, value in figures.items():
+        metrics.log_metric(name, float(value))
     if tracked := current_run():
-        values = {name: value for name, value in metrics.metadata.items() if isinstance(value, float)}
-        tracked.add_metrics({f"evaluate/{name}": value for name, value in values.items()})
+        tracked.add_metrics({f"evaluate/{name}": float(value) for name, value in figures.items()})
         tracked.flush(is_last=True)
     if not isinstance(result.metrics, MultiLabelMetrics) and len(result.labels) <= _MAX_MATRIX_CLASSES:
         classification_metrics.log_confusion_matrix(

@@ -1,6 +1,5 @@
 """Evaluates a SavedModel on a dataset, through the signature that is served."""
 
-import dataclasses
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -317,26 +316,14 @@ def _log(evaluation: Evaluation) -> None:
             f"; {test.top_1_accuracy:.4f} on {plural(test.examples, 'image')} of {test.split} "
             f"(95% CI {bounds.lower:.4f} to {bounds.upper:.4f})"
         )
-    scaling = evaluation.temperature_scaling
-    average, more = "", {}
+    average = ""
     if isinstance(metrics, MultiLabelMetrics):
-        more = {"mean_average_precision": metrics.mean_average_precision, "f1": metrics.f1}
         average = f"mean average precision {metrics.mean_average_precision:.4f}, "
     log_result(
         "evaluate",
         f"{average}top-1 accuracy {metrics.top_1_accuracy:.4f} on {plural(metrics.examples, 'image')}"
         f" of {evaluation.split} (95% CI {interval.lower:.4f} to {interval.upper:.4f}){held_out}{versus}",
-        top_1_accuracy=metrics.top_1_accuracy,
-        top_5_accuracy=metrics.top_5_accuracy,
-        loss=metrics.loss,
-        examples=metrics.examples,
-        top_1_accuracy_interval=dataclasses.asdict(interval),
-        test=dataclasses.asdict(test) if test else None,
-        expected_calibration_error=evaluation.calibration.expected_calibration_error,
-        expected_calibration_error_before=scaling.before.expected_calibration_error,
-        temperature=scaling.temperature,
-        **more,
-        comparison=dataclasses.asdict(comparison) if comparison else None,
+        **evaluation.figures(),
     )
 
 

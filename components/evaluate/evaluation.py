@@ -40,6 +40,39 @@ class Evaluation:
     slices: tuple[SliceMetrics, ...]
     comparison: Comparison | None
 
+    def figures(self) -> dict[str, float]:
+        """Returns the figures for logs and lists of metrics, by name."""
+        metrics, test, comparison = self.metrics, self.test, self.comparison
+        figures = {
+            "top_1_accuracy": metrics.top_1_accuracy,
+            "top_1_accuracy_lower": self.top_1_accuracy_interval.lower,
+            "top_1_accuracy_upper": self.top_1_accuracy_interval.upper,
+            "top_5_accuracy": metrics.top_5_accuracy,
+            "loss": metrics.loss,
+            "examples": metrics.examples,
+            "expected_calibration_error": self.calibration.expected_calibration_error,
+            "expected_calibration_error_before": self.temperature_scaling.before.expected_calibration_error,
+            "temperature": self.temperature_scaling.temperature,
+        }
+        if isinstance(metrics, MultiLabelMetrics):
+            figures |= {"mean_average_precision": metrics.mean_average_precision, "f1": metrics.f1}
+        if test is not None:
+            figures |= {
+                "test_top_1_accuracy": test.top_1_accuracy,
+                "test_top_1_accuracy_lower": test.top_1_accuracy_interval.lower,
+                "test_top_1_accuracy_upper": test.top_1_accuracy_interval.upper,
+                "test_examples": test.examples,
+                "test_expected_calibration_error": test.expected_calibration_error,
+            }
+        if comparison is not None:
+            figures |= {
+                "champion_top_1_accuracy": comparison.champion_top_1_accuracy,
+                "difference": comparison.difference,
+                "difference_lower": comparison.lower,
+                "difference_upper": comparison.upper,
+            }
+        return figures
+
     def to_json(self) -> dict[str, Any]:
         """Returns the content of metrics.json: JSON values."""
         values = dataclasses.asdict(self)

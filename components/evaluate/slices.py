@@ -1,5 +1,6 @@
 """Accuracy by slice: groups of images with something in common other than their label."""
 
+from bisect import bisect
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,14 @@ from numpy.typing import NDArray
 from imgpipe.components.common.dataset import Manifest
 from imgpipe.components.common.records import ImageRecord
 
-# Upper bounds of the size groups, in pixels of the shorter side; the last group has none.
+# The size groups, by the pixels of the shorter side, and the first size of each but the first one.
+_SIZE_GROUPS = (
+    "under 128 pixels",
+    "128 to 255 pixels",
+    "256 to 511 pixels",
+    "512 to 1023 pixels",
+    "1024 pixels and more",
+)
 _SIZE_BOUNDS = (128, 256, 512, 1024)
 
 
@@ -69,7 +77,8 @@ class SliceReader:
         if record.format:
             found.append(("format", record.format))
         if record.height and record.width:
-            found.append(("shorter side", _size_group(min(record.height, record.width))))
+            group = _SIZE_GROUPS[bisect(_SIZE_BOUNDS, min(record.height, record.width))]
+            found.append(("shorter side", group))
         if self._reencoded and record.filename:
             found.append(("re-encoded", "yes" if record.filename in self._reencoded else "no"))
         return found
@@ -100,12 +109,3 @@ def compute_slices(
         if len(values) > 1 or name in given_names
         for value, hits in sorted(values.items(), key=lambda item: (-len(item[1]), item[0]))
     )
-
-
-def _size_group(pixels: int) -> str:
-    lower = 0
-    for bound in _SIZE_BOUNDS:
-        if pixels < bound:
-            return f"{lower} to {bound - 1} pixels" if lower else f"under {bound} pixels"
-        lower = bound
-    return f"{lower} pixels and more"

@@ -49,21 +49,17 @@ class Checkpoint:
     state: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
 class CheckpointFolder:
     """The checkpoints of one training.
 
-    Args:
+    Attributes:
         folder: The folder, local, ``gs://`` or ``s3://``; created if missing. Other files in it are ignored.
         keep: Number of checkpoints to keep, the last ones.
     """
 
-    def __init__(self, folder: Location, *, keep: int) -> None:
-        self._folder, self._keep = folder, keep
-
-    @property
-    def location(self) -> str:
-        """The folder of the checkpoints."""
-        return str(self._folder)
+    folder: Location
+    keep: int
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Writes a checkpoint, then removes obsolete ones.
@@ -76,17 +72,17 @@ class CheckpointFolder:
         self._write("step", checkpoint)
         steps = self._steps("step")
         # Later checkpoints are damaged: they were skipped when the training resumed from an earlier one.
-        kept = [step for step in steps if step <= checkpoint.step][-self._keep :]
+        kept = [step for step in steps if step <= checkpoint.step][-self.keep :]
         for step in steps:
             if step not in kept:
-                (self._folder / _file_name("step", step)).remove()
+                (self.folder / _file_name("step", step)).remove()
         # Each checkpoint needs the weights that were the best when it was written, the last ones up to its
         # step. A training that was killed may have left weights after the best step of this checkpoint.
         best, best_step = self._steps("best"), checkpoint.state.get("best_step", -1)
         needed = {max((n for n in best if n <= min(step, best_step)), default=None) for step in kept}
         for step in best:
             if step not in needed:
-                (self._folder / _file_name("best", step)).remove()
+                (self.folder / _file_name("best", step)).remove()
 
     def write_best(self, step: int, weights: Arrays, state: Mapping[str, Any]) -> None:
         """Writes the weights of an evaluation that was better than all previous ones.
@@ -115,7 +111,7 @@ class CheckpointFolder:
         return self._read("best", step)
 
     def _steps(self, kind: str) -> list[int]:
-        matches = (_NAME.fullmatch(name) for name in self._folder.contents())
+        matches = (_NAME.fullmatch(name) for name in self.folder.contents())
         return sorted(int(match[2]) for match in matches if match and match[1] == kind)
 
     def _write(self, kind: str, checkpoint: Checkpoint) -> None:
@@ -124,17 +120,17 @@ class CheckpointFolder:
         np.savez(content, **{_STATE: state, **checkpoint.arrays})  # type: ignore[arg-type]
         name = _file_name(kind, checkpoint.step)
         try:
-            (self._folder / name).write(content.getvalue())
+            (self.folder / name).write(content.getvalue())
         except OSError as error:
             raise OutputError(
-                f"cannot write the checkpoint {name!r} to {self.location!r}: {error.strerror or error}",
+                f"cannot write the checkpoint {name!r} to {self.folder!r}: {error.strerror or error}",
                 remedy=os_error_remedy(error, "set another job_dir") + "; the previous checkpoint is intact",
             ) from None
 
     def _read(self, kind: str, step: int) -> Checkpoint | None:
         name = _file_name(kind, step)
         try:
-            with np.load(io.BytesIO((self._folder / name).read()), allow_pickle=False) as file:
+            with np.load(io.BytesIO((self.folder / name).read()), allow_pickle=False) as file:
                 state = json.loads(file[_STATE].tobytes())
                 arrays = {name: file[name] for name in file.files if name != _STATE}
                 return Checkpoint(step, arrays, state)
@@ -143,7 +139,7 @@ class CheckpointFolder:
         except _DAMAGED as error:
             log_event(
                 "checkpoint_damaged",
-                f"train: cannot read {name!r} in {self.location!r} ({error}); skipping it",
+                f"train: cannot read {name!r} in {self.folder!r} ({error}); skipping it",
                 severity="WARNING",
             )
             return None

@@ -12,8 +12,7 @@ from imgpipe.components.common.label_sets import INTERVALS, lowest_scores
 from imgpipe.components.common.temperature import TEMPERATURE_SUMS, fit_temperature
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.train.accelerators import Accelerators
-from imgpipe.components.train.score_histograms import margin_histogram
-from imgpipe.components.train.temperature_sums import class_sums
+from imgpipe.components.train.evaluation_sums import class_sums, margin_histogram
 
 _SCALARS = 4
 _HISTOGRAM = _SCALARS + TEMPERATURE_SUMS
@@ -109,10 +108,11 @@ def _evaluation(sums: NDArray[np.float64], step: int, train_loss: float, coverag
 SINGLE_LABEL_MEASURE = Measure(_HISTOGRAM + INTERVALS, _sums, _evaluation)
 
 
+@dataclass(frozen=True)
 class Evaluator:
     """Evaluates the model with its current weights.
 
-    Args:
+    Attributes:
         evaluation_step: From ``build_evaluation_step``.
         batches: This worker's part of the validation images, (inputs, classes); must be re-iterable.
         accelerators: The devices.
@@ -121,38 +121,32 @@ class Evaluator:
         coverage: The coverage of label sets.
     """
 
-    def __init__(
-        self,
-        evaluation_step: Callable[..., Any],
-        batches: Iterable[tuple[Any, Any]],
-        accelerators: Accelerators,
-        stopped: Callable[[], bool],
-        measure: Measure,
-        coverage: float,
-    ) -> None:
-        self._step, self._batches = evaluation_step, batches
-        self._accelerators, self._stopped, self._measure = accelerators, stopped, measure
-        self._coverage = coverage
+    evaluation_step: Callable[..., Any]
+    batches: Iterable[tuple[Any, Any]]
+    accelerators: Accelerators
+    stopped: Callable[[], bool]
+    measure: Measure
+    coverage: float
 
     def evaluate(self, step: int, train_loss: float) -> Evaluation | None:
         """Returns the evaluation; None if a termination signal arrived in the meantime."""
         # In float64: a float32 counter stops at 16.7 million.
-        sums = np.zeros(self._measure.size)
-        for inputs, classes in self._batches:
-            if self._stopped():
+        sums = np.zeros(self.measure.size)
+        for inputs, classes in self.batches:
+            if self.stopped():
                 return None
             sums += self._sums(inputs, classes)
-        sums = self._accelerators.sum_over_workers(sums)
-        return self._measure.evaluation(sums, step, train_loss, self._coverage)
+        sums = self.accelerators.sum_over_workers(sums)
+        return self.measure.evaluation(sums, step, train_loss, self.coverage)
 
     def _sums(self, inputs: Any, classes: Any) -> NDArray[np.float64]:
-        accelerators, counted = self._accelerators, np.ones(len(classes), np.float32)
+        accelerators, counted = self.accelerators, np.ones(len(classes), np.float32)
         if not accelerators.uses_strategy:
-            return np.asarray(self._step(inputs, classes, counted).numpy(), np.float64)
+            return np.asarray(self.evaluation_step(inputs, classes, counted).numpy(), np.float64)
         # All devices take parts of equal size: the batch is padded with images that do not count.
         missing = -len(classes) % accelerators.local_replicas
         padded = (np.concatenate([array, np.repeat(array[:1], missing, 0)]) for array in (inputs, classes))
         batch = (*padded, np.pad(counted, (0, missing)))
-        sums = self._step(*accelerators.split_across_devices(batch))
+        sums = self.evaluation_step(*accelerators.split_across_devices(batch))
         local = accelerators.strategy.experimental_local_results(sums)
         return np.asarray(np.sum([device.numpy() for device in local], axis=0, dtype=np.float64))

@@ -4,6 +4,7 @@ import atexit
 import gc
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,26 +63,21 @@ def _release_all() -> None:
     gc.collect()
 
 
+@dataclass(frozen=True)
 class LocatedBatches:
     """The batches of a split; TensorFlow's errors while reading become errors that name the record.
 
-    Args:
+    Attributes:
         batches: A data set of tf.data, or any other iterable of batches.
         folder: Folder of the data set's manifest.
         split: The split that the batches are read from.
         multi_label: The manifest's ``multi_label``.
     """
 
-    def __init__(
-        self,
-        batches: Iterable[tuple[Any, Any]],
-        folder: Path,
-        split: Split,
-        *,
-        multi_label: bool = False,
-    ) -> None:
-        self._batches, self._folder, self._split = batches, folder, split
-        self._multi_label = multi_label
+    batches: Iterable[tuple[Any, Any]]
+    folder: Path
+    split: Split
+    multi_label: bool = False
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         """Yields the batches.
@@ -93,7 +89,7 @@ class LocatedBatches:
         for earlier in _ITERATIONS.copy():
             if earlier.abandoned:
                 _release(earlier)
-        iteration = _Iteration(iter(self._batches))
+        iteration = _Iteration(iter(self.batches))
         _ITERATIONS.add(iteration)
         try:
             while True:
@@ -108,7 +104,7 @@ class LocatedBatches:
                     break
                 yield batch
             _release(iteration)
-            raise _locate(reason, self._folder, self._split, self._multi_label)
+            raise _locate(reason, self.folder, self.split, self.multi_label)
         finally:
             # The iterator is not released here: the garbage collector may close this generator in any thread.
             iteration.abandoned = True

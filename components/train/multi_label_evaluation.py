@@ -17,8 +17,7 @@ from imgpipe.components.common.label_sets import INTERVALS, lowest_scores
 from imgpipe.components.common.temperature import TEMPERATURE_SUMS, fit_temperature
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.train.evaluation import Evaluation, Measure
-from imgpipe.components.train.score_histograms import positive_histograms
-from imgpipe.components.train.temperature_sums import label_set_sums
+from imgpipe.components.train.evaluation_sums import label_set_sums, positive_histograms
 
 # For logits from -16 to 16: the odds of neighboring intervals differ by 3 percent.
 _INTERVALS = 1024

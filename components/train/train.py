@@ -202,7 +202,7 @@ def _saved_training(
     Raises:
         InvalidArgumentError: if the checkpoints belong to another training.
     """
-    check_same_training(checkpoint, job.identity(classifier), checkpoints.location)
+    check_same_training(checkpoint, job.identity(classifier), str(checkpoints.folder))
     best = checkpoints.best(checkpoint.state["best_step"]) if "best_step" in checkpoint.state else None
     before, now = checkpoint.state["max_steps"], job.arguments.max_steps
     changed = f"; max_steps was {before:,}, is {now:,}" if before != now else ""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +95,7 @@ def training_inputs(
 def image_trainable(classifier: Classifier, arguments: TrainingArguments, manifest: Manifest) -> Trainable:
     """Returns the function of images to train."""
     image_size = arguments.resolved_image_size()
-
-    def mix_batch(images: Any, targets: Any, step: Any) -> tuple[Any, Any]:
-        return mix(
-            images, targets, mixup=arguments.mixup, cutmix=arguments.cutmix, seed=arguments.seed, step=step
-        )
-
+    blend = partial(mix, mixup=arguments.mixup, cutmix=arguments.cutmix, seed=arguments.seed)
     return Trainable(
         classifier.logits,
         tf.TensorSpec([None, image_size, image_size, 3], tf.uint8),
@@ -108,7 +104,7 @@ def image_trainable(classifier: Classifier, arguments: TrainingArguments, manife
         classifier.variables,
         manifest.num_classes,
         _class_weights(arguments, manifest),
-        mix_batch if arguments.mixup or arguments.cutmix else None,
+        blend if arguments.mixup or arguments.cutmix else None,
         manifest.multi_label,
     )
 

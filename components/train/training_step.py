@@ -27,8 +27,8 @@ class Trainable:
         num_classes: Number of logits.
         class_weights: float32 [num_classes], the weight of images of each class or, in a multi-label data
             set, of positive relative to negative examples of each label; None = all 1.
-        mix: ``mix(images, targets, step)`` blends the images and targets, both float32, of a batch; None = no
-            blending.
+        mix: ``mix(images, targets, step=...)`` blends the images and targets, both float32, of a batch;
+            None = no blending.
         multi_label: Whether batches have targets (float32 [batch, num_classes], 1 for each label of the
             image, otherwise 0) instead of classes (int64 [batch]).
     """
@@ -40,7 +40,7 @@ class Trainable:
     variables: list[Any]
     num_classes: int
     class_weights: NDArray[np.float32] | None = None
-    mix: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None
+    mix: Callable[..., tuple[Any, Any]] | None = None
     multi_label: bool = False
 
     @property
@@ -143,7 +143,7 @@ def build_training_step(
     def step_on_replica(inputs: Any, classes: Any) -> Any:
         targets = smooth(classes)
         if trainable.mix is not None:
-            inputs, targets = trainable.mix(tf.cast(inputs, tf.float32), targets, optimizer.iterations)
+            inputs, targets = trainable.mix(tf.cast(inputs, tf.float32), targets, step=optimizer.iterations)
         with tf.GradientTape() as tape:
             logits = trainable.logits(inputs, training=True)
             cross_entropy = tf.reduce_sum(losses_of(targets, logits)) / batch_size
