@@ -87,8 +87,11 @@ def train(
     manifest = read_manifest(dataset_folder)
     _check_data(arguments, manifest)
     given, arguments = arguments, resolve_arguments(arguments, manifest)
+    checkpoints = None
     if arguments.job_dir:
-        parse_location(arguments.job_dir).check_writable()
+        job_dir = parse_location(arguments.job_dir)
+        job_dir.check_writable()
+        checkpoints = CheckpointFolder(job_dir / CHECKPOINTS_FOLDER, arguments.keep_checkpoints)
     if arguments.deterministic:
         # Must precede any other use of TensorFlow.
         tf.config.experimental.enable_op_determinism()
@@ -107,11 +110,10 @@ def train(
     precision = resolve_precision(
         arguments.mixed_precision, arguments.model_type, image_size=arguments.resolved_image_size()
     )
-    checkpoints = _checkpoint_folder(arguments)
     checkpoint = checkpoints.latest() if checkpoints else None
     decisions: list[str] = []
     if checkpoint is not None and given.recipe != ORIGINAL:
-        decisions = list(checkpoint.state.get("decisions", ()))
+        decisions = list(checkpoint.state["decisions"])
         given = as_before(given, arguments, checkpoint)
         if has_default_budget and given.recipe == FROZEN:
             given = dataclasses.replace(given, max_minutes=0.0)
@@ -244,13 +246,6 @@ def _callbacks(
         checkpoints.write_best(step, to_arrays("model", trainable.variables, weights), {"complete": complete})
 
     return Callbacks(report=report, save=save, save_best=save_best, publisher=publisher, stop=stop)
-
-
-def _checkpoint_folder(arguments: TrainingArguments) -> CheckpointFolder | None:
-    if not arguments.job_dir:
-        return None
-    folder = parse_location(arguments.job_dir) / CHECKPOINTS_FOLDER
-    return CheckpointFolder(folder, keep=arguments.keep_checkpoints)
 
 
 def _check_data(arguments: TrainingArguments, manifest: Manifest) -> None:
