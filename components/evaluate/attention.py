@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from imgpipe.components.common.served_model import ServedModel
 from imgpipe.components.common.tf_import import tf
 
-_BATCH_SIZE = 8
 _MIN_PROBABILITY = 1e-9
 
 
@@ -24,7 +23,7 @@ def attention_maps(
 
     Args:
         model: The loaded model.
-        images: Image files, as they are in records.
+        images: Image files, as they are in records; one batch.
         classes: For each image: the class, 0..N-1.
 
     Returns:
@@ -56,10 +55,5 @@ def attention_maps(
         weights = tf.reduce_mean(gradient, (1, 2), keepdims=True)
         return tf.nn.relu(tf.reduce_sum(tf.cast(weights * features, tf.float32), -1))
 
-    maps = []
-    for start in range(0, len(images), _BATCH_SIZE):
-        batch = images[start : start + _BATCH_SIZE]
-        pixels = model.decode(batch)
-        maps.append(compute(tf.constant(pixels), tf.constant(classes[start : start + _BATCH_SIZE])).numpy())
-    stacked = np.concatenate(maps)
-    return np.asarray(stacked / np.maximum(stacked.max(axis=(1, 2), keepdims=True), 1e-12), np.float32)
+    maps = compute(tf.constant(model.decode(images)), tf.constant(classes)).numpy()
+    return np.asarray(maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-12), np.float32)

@@ -36,11 +36,6 @@ def dataset(coloured_dataset, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def model(linear_model, tmp_path_factory):
-    return linear_model(tmp_path_factory.mktemp("model") / "model")
-
-
-@pytest.fixture(scope="module")
 def evaluated(dataset, model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluated")
     return evaluate(dataset, model, folder), folder

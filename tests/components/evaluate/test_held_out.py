@@ -49,11 +49,6 @@ def dataset(coloured_dataset, write_dataset, tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("data"), order, ("dark", "bright"))
 
 
-@pytest.fixture(scope="module")
-def model(linear_model, tmp_path_factory):
-    return linear_model(tmp_path_factory.mktemp("model") / "model")
-
-
 def test_a_test_split_is_measured_beside_the_validation_split(dataset, model, tmp_path):
     evaluation = evaluate(dataset, model, tmp_path)
     records = list(read_split(dataset, read_manifest(dataset).splits[TEST]))

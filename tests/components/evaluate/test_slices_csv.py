@@ -21,11 +21,6 @@ def dataset(coloured_dataset, tmp_path_factory):
     return coloured_dataset(tmp_path_factory.mktemp("data"), validation=6)
 
 
-@pytest.fixture(scope="module")
-def model(linear_model, tmp_path_factory):
-    return linear_model(tmp_path_factory.mktemp("model") / "model")
-
-
 def written(folder, text, encoding="utf-8"):
     path = folder / "slices.csv"
     path.write_text(text, encoding=encoding, newline="")
