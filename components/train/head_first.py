@@ -85,14 +85,7 @@ def train_head(
     with accelerators.strategy.scope():
         optimizer = build_optimizer(arguments)
     try:
-        result = run_loop(
-            inputs.trainable,
-            optimizer,
-            arguments,
-            inputs.training_batches,
-            inputs.evaluation_batches,
-            accelerators=accelerators,
-        )
+        result = run_loop(inputs, optimizer, arguments, accelerators)
     except InterruptedRunError:
         raise InterruptedRunError(
             "train was interrupted while it trained the last layer", remedy="start it again"

@@ -40,6 +40,22 @@ Weights = list[NDArray[Any]]
 
 
 @dataclass(frozen=True)
+class TrainingInputs:
+    """The function to train and its batches.
+
+    Attributes:
+        trainable: The function and its variables.
+        training_batches: ``training_batches(k)`` returns endless batches (inputs, classes) from step k + 1
+            on: this worker's part of each batch.
+        evaluation_batches: This worker's part; re-iterable, since each evaluation iterates over it.
+    """
+
+    trainable: Trainable
+    training_batches: Callable[[int], Iterable[tuple[Any, Any]]]
+    evaluation_batches: Iterable[tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
 class LoopResult:
     """The result of a training.
 
@@ -312,13 +328,11 @@ class _Training:
 
 
 def run_loop(
-    trainable: Trainable,
+    inputs: TrainingInputs,
     optimizer: keras.optimizers.Optimizer,
     arguments: TrainingArguments,
-    training_batches: Callable[[int], Iterable[tuple[Any, Any]]],
-    evaluation_batches: Iterable[tuple[Any, Any]],
+    accelerators: Accelerators,
     *,
-    accelerators: Accelerators | None = None,
     callbacks: Callbacks | None = None,
     resume_from: SavedTraining | None = None,
     first_evaluation: Evaluation | None = None,
@@ -328,13 +342,10 @@ def run_loop(
     When it returns, the variables have the weights of the best evaluation.
 
     Args:
-        trainable: The function to train and its variables.
+        inputs: The function to train and its batches.
         optimizer: The optimizer, including its learning rate schedule.
         arguments: The settings.
-        training_batches: ``training_batches(k)`` returns endless batches (inputs, classes) from step k + 1
-            on: this worker's part of each batch.
-        evaluation_batches: This worker's part; re-iterable, since each evaluation iterates over it.
-        accelerators: The devices; None for the single device of this process.
+        accelerators: The devices.
         callbacks: Called during the training.
         resume_from: The state to resume from; None to start from the beginning.
         first_evaluation: The evaluation of the initial weights, as step 0; None if they are not worth one.
@@ -344,7 +355,7 @@ def run_loop(
             weights so far.
         InterruptedRunError: if the process is asked to terminate (SIGTERM, Ctrl-C); a checkpoint was saved.
     """
-    accelerators = accelerators or Accelerators(tf.distribute.get_strategy(), "CPU")
+    trainable = inputs.trainable
     training = _Training(trainable, optimizer, arguments, accelerators, callbacks or Callbacks())
     if resume_from is not None:
         training.restore(resume_from)
@@ -354,14 +365,14 @@ def run_loop(
     with defer_termination() as stopped:
         evaluator = Evaluator(
             build_evaluation_step(trainable, accelerators),
-            evaluation_batches,
+            inputs.evaluation_batches,
             accelerators,
             stopped,
             trainable.measure,
             arguments.label_set_coverage,
         )
         try:
-            _train(training, training_batches, evaluator, stopped)
+            _train(training, inputs.training_batches, evaluator, stopped)
         except CheckFailedError:
             training.publish_best()
             raise

@@ -20,6 +20,7 @@ from imgpipe.components.train.head_first import (
     train_head,
 )
 from imgpipe.components.train.job import Job
+from imgpipe.components.train.loop import TrainingInputs
 from imgpipe.components.train.model_types import MODEL_TYPES
 from imgpipe.components.train.models import Classifier, set_batch_normalization_momentum
 from imgpipe.components.train.recipes import AUTO, FROZEN, HEAD_FIRST, UNSET
@@ -32,7 +33,6 @@ from imgpipe.components.train.resolution import (
 from imgpipe.components.train.schedules import build_optimizer
 from imgpipe.components.train.training_inputs import (
     LocalData,
-    TrainingInputs,
     image_trainable,
     training_inputs,
 )

@@ -170,12 +170,10 @@ def train(
         with accelerators.strategy.scope():
             optimizer = job.build_optimizer(classifier)
         result = run_loop(
-            inputs.trainable,
+            inputs,
             optimizer,
             arguments,
-            inputs.training_batches,
-            inputs.evaluation_batches,
-            accelerators=accelerators,
+            accelerators,
             callbacks=_callbacks(
                 job, inputs.trainable, classifier, checkpoints, publisher, stop, tracked, decisions
             ),

@@ -22,6 +22,7 @@ from imgpipe.components.train.decoded_cache import choose_cache
 from imgpipe.components.train.feature_store import shared_features
 from imgpipe.components.train.input_pipeline import evaluation_batches, feature_batches, training_batches
 from imgpipe.components.train.located_batches import LocatedBatches
+from imgpipe.components.train.loop import TrainingInputs
 from imgpipe.components.train.mixing import mix
 from imgpipe.components.train.models import Classifier, decayed_kernels, set_batch_normalization_momentum
 from imgpipe.components.train.recipes import TrainingData
@@ -56,21 +57,6 @@ class LocalData:
     def validation_images(self, arguments: TrainingArguments) -> int:
         """Returns the number of images of an evaluation during the training."""
         return arguments.num_eval_images or self.manifest.splits[VALIDATION].examples
-
-
-@dataclass(frozen=True)
-class TrainingInputs:
-    """The function to train and its batches.
-
-    Attributes:
-        trainable: The function and its variables.
-        training_batches: ``training_batches(k)`` returns endless batches from step k + 1 on.
-        evaluation_batches: Re-iterable.
-    """
-
-    trainable: Trainable
-    training_batches: Callable[[int], Iterable[tuple[Any, Any]]]
-    evaluation_batches: Iterable[tuple[Any, Any]]
 
 
 def training_inputs(

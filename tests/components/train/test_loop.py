@@ -9,8 +9,9 @@ import pytest
 
 from imgpipe.components.common.errors import CheckFailedError, InterruptedRunError
 from imgpipe.components.common.tf_import import keras, tf
+from imgpipe.components.train.accelerators import Accelerators
 from imgpipe.components.train.arguments import TrainingArguments
-from imgpipe.components.train.loop import Callbacks, SavedTraining, run_loop
+from imgpipe.components.train.loop import Callbacks, SavedTraining, TrainingInputs, run_loop
 from imgpipe.components.train.schedules import build_optimizer
 from imgpipe.components.train.training_step import Trainable
 
@@ -44,6 +45,13 @@ def batch(size=8, seed=1):
     return draw.normal(size=(size, FEATURES)).astype(np.float32), draw.integers(0, CLASSES, size)
 
 
+def train(trainable, optimizer, settings, training_batches, evaluation_batches, **values):
+    """Trains on one device."""
+    inputs = TrainingInputs(trainable, training_batches, evaluation_batches)
+    one_device = Accelerators(tf.distribute.get_strategy(), "CPU")
+    return run_loop(inputs, optimizer, settings, one_device, **values)
+
+
 def scripted(correct):
     """Returns a model that is correct on ``correct[step]`` of ten evaluation images after ``step`` steps.
 
@@ -72,7 +80,7 @@ def scripted(correct):
 def run_scripted(correct, **values):
     trainable, training, evaluation, counter = scripted(correct)
     settings = arguments(max_steps=len(correct) - 1, **values)
-    result = run_loop(trainable, build_optimizer(settings), settings, lambda _: training, evaluation)
+    result = train(trainable, build_optimizer(settings), settings, lambda _: training, evaluation)
     return result, int(counter.numpy())
 
 
@@ -127,7 +135,7 @@ def test_an_evaluation_does_not_depend_on_the_batch_sizes(sizes):
     settings = arguments(max_steps=1)
     probabilities = softmax(inputs @ trainable.kernels[0].numpy())
     optimizer = keras.optimizers.SGD(0.0)
-    evaluation = run_loop(trainable, optimizer, settings, lambda _: itertools.repeat(batch()), batches).best
+    evaluation = train(trainable, optimizer, settings, lambda _: itertools.repeat(batch()), batches).best
     assert evaluation.top_1_accuracy == np.mean(probabilities.argmax(axis=1) == classes)
     assert evaluation.top_5_accuracy == 1.0
     assert evaluation.loss == pytest.approx(-np.log(probabilities[np.arange(10), classes]).mean(), rel=1e-5)
@@ -142,7 +150,7 @@ def test_the_training_loss_is_the_mean_since_the_last_evaluation_with_label_smoo
         for inputs, classes in batches
     ]
     settings = arguments(max_steps=4, label_smoothing=0.3, train_steps_per_eval=2, weight_decay=7.0)
-    result = run_loop(trainable, keras.optimizers.SGD(0.0), settings, lambda _: batches, [batch()])
+    result = train(trainable, keras.optimizers.SGD(0.0), settings, lambda _: batches, [batch()])
     train_losses = [evaluation.train_loss for evaluation in result.evaluations]
     assert train_losses == pytest.approx([np.mean(losses[:2]), np.mean(losses[2:])], rel=1e-5)
 
@@ -153,7 +161,7 @@ def test_a_step_follows_the_gradient_of_cross_entropy_and_l2_of_the_kernels():
     kernel, bias = (variable.numpy() for variable in trainable.trained)
     error = (softmax(inputs @ kernel + bias) - smoothed_targets(classes, 0.2)) / len(classes)
     settings = one_step(weight_decay=0.5)
-    run_loop(trainable, build_optimizer(settings), settings, lambda _: [(inputs, classes)], [batch()])
+    train(trainable, build_optimizer(settings), settings, lambda _: [(inputs, classes)], [batch()])
     expected_kernel = kernel - 0.1 * (inputs.T @ error + 0.5 * kernel)
     np.testing.assert_allclose(trainable.trained[0].numpy(), expected_kernel, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(trainable.trained[1].numpy(), bias - 0.1 * error.sum(axis=0), atol=1e-6)
@@ -171,9 +179,7 @@ def test_top_5_counts_the_five_most_probable():
         8,
     )
     batches = [(logits, np.arange(8))]
-    result = run_loop(
-        trainable, keras.optimizers.SGD(0.0), arguments(max_steps=1), lambda _: batches, batches
-    )
+    result = train(trainable, keras.optimizers.SGD(0.0), arguments(max_steps=1), lambda _: batches, batches)
     assert (result.best.top_1_accuracy, result.best.top_5_accuracy) == (1 / 8, 5 / 8)
 
 
@@ -182,9 +188,7 @@ def test_the_error_of_a_nan_training_loss_names_the_step_and_the_learning_rate()
     bad = (np.full_like(inputs, np.nan), classes)
     settings = arguments(max_steps=10, initial_learning_rate=0.5, warmup_steps=4, warmup_learning_rate=0.1)
     with pytest.raises(CheckFailedError) as caught:
-        run_loop(
-            linear(), build_optimizer(settings), settings, lambda _: [good, good, bad, *[good] * 7], [good]
-        )
+        train(linear(), build_optimizer(settings), settings, lambda _: [good, good, bad, *[good] * 7], [good])
     # The learning rate of step 3, counted from 1, is 0.1 + 0.4 * 2/4.
     assert "training loss" in str(caught.value)
     assert "step 3 (learning rate 0.3)" in str(caught.value)
@@ -195,7 +199,7 @@ def test_divergence_in_the_last_step_is_an_error():
     # The loss of the step itself is finite; only the evaluation shows the damage.
     settings = arguments(max_steps=1, initial_learning_rate=1e38, weight_decay=1e3)
     with pytest.raises(CheckFailedError, match=r"validation loss .* step 1 \(learning rate 1e\+38\)"):
-        run_loop(linear(), build_optimizer(settings), settings, lambda _: [batch()], [batch()])
+        train(linear(), build_optimizer(settings), settings, lambda _: [batch()], [batch()])
 
 
 def test_class_weights_apply_to_the_loss_and_its_gradient():
@@ -206,9 +210,7 @@ def test_class_weights_apply_to_the_loss_and_its_gradient():
     probabilities = softmax(inputs @ kernel + bias)
     targets = smoothed_targets(classes, 0.2)
     settings = one_step(weight_decay=0)
-    result = run_loop(
-        trainable, build_optimizer(settings), settings, lambda _: [(inputs, classes)], [batch()]
-    )
+    result = train(trainable, build_optimizer(settings), settings, lambda _: [(inputs, classes)], [batch()])
     losses = -(targets * np.log(probabilities)).sum(axis=1)
     assert result.best.train_loss == pytest.approx((weights[classes] * losses).mean(), rel=1e-5)
     error = weights[classes][:, None] * (probabilities - targets) / len(classes)
@@ -228,9 +230,9 @@ def test_the_moving_average_is_evaluated_and_kept():
             steps.append(plain.kernels[0].numpy())
 
     without = dataclasses.replace(settings, ema=0.0)
-    run_loop(plain, build_optimizer(settings), without, training, [batch()])
+    train(plain, build_optimizer(settings), without, training, [batch()])
     steps.append(plain.kernels[0].numpy())
-    run_loop(averaged, build_optimizer(settings), settings, training, [batch()])
+    train(averaged, build_optimizer(settings), settings, training, [batch()])
     expected = kernel
     for number, weights in enumerate(steps[:3], start=1):
         decay = min(0.15, (1 + number) / (10 + number))
@@ -257,7 +259,7 @@ def test_training_ends_with_an_evaluation_when_max_duration_is_reached():
 
     settings = arguments(max_steps=900, max_duration=1)
     began = time.monotonic()
-    result = run_loop(trainable, build_optimizer(settings), settings, slow, evaluation)
+    result = train(trainable, build_optimizer(settings), settings, slow, evaluation)
     assert time.monotonic() - began < 5
     assert "max_duration=1" in result.end_reason
     assert [evaluation.step for evaluation in result.evaluations] == [result.best.step]
@@ -267,7 +269,7 @@ def test_the_stop_callback_can_end_the_training():
     trainable, training, evaluation, _ = scripted([0, 1, 2, 3, 4, 5])
     settings = arguments(max_steps=5, train_steps_per_eval=1)
     callbacks = Callbacks(stop=lambda evaluations: "a rule" if len(evaluations) == 3 else "")
-    result = run_loop(
+    result = train(
         trainable, build_optimizer(settings), settings, lambda _: training, evaluation, callbacks=callbacks
     )
     assert (result.end_reason, result.best.step) == ("a rule", 3)
@@ -303,7 +305,7 @@ class Interruptible:
             save_best=self.best.__setitem__,
         )
         optimizer = build_optimizer(self.settings)
-        result = run_loop(
+        result = train(
             trainable,
             optimizer,
             self.settings,
@@ -360,7 +362,7 @@ def test_the_best_weights_are_restored_when_the_training_diverges():
     bad = (np.full((8, FEATURES), np.nan, np.float32), np.zeros(8, np.int64))
     settings = arguments(max_steps=6, train_steps_per_eval=2)
     with pytest.raises(CheckFailedError, match="the model of step 2 is kept"):
-        run_loop(
+        train(
             trainable,
             build_optimizer(settings),
             settings,
@@ -377,7 +379,7 @@ def test_checkpoints_are_also_written_some_time_after_the_last_one(seconds, step
     trainable, training, evaluation, _ = scripted([0, 1, 2, 3])
     settings = arguments(max_steps=3, train_steps_per_eval=3)
     saved = []
-    run_loop(
+    train(
         trainable,
         build_optimizer(settings),
         settings,

@@ -158,10 +158,6 @@ def test_two_devices_agree_with_one(quadrants_dataset, tmp_path):
         wait_for_exit(start(job_arguments(quadrants_dataset, job_dir, **values), devices=devices))
         first_evaluations.append(evaluations(job_dir)[0])
     one, two = first_evaluations
-    assert set(one) == {
-        *("step", "top_1_accuracy", "top_5_accuracy", "loss", "train_loss"),
-        *("mean_average_precision", "f1"),
-    }
     assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)
     assert two["mean_average_precision"] == pytest.approx(one["mean_average_precision"], abs=0.05)

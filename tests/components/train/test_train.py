@@ -312,9 +312,9 @@ def test_the_sample_of_validation_images_depends_on_the_seed_and_is_decoded_once
     # The class of a validation image is its index.
     dataset = coloured_dataset(tmp_path / "data", LABELS, validation=10)
 
-    def iterate_twice(trainable, optimizer, arguments, training_batches, evaluation_batches, **_):
+    def iterate_twice(inputs, *_, **__):
         for _ in range(2):
-            seen = [label for _, classes in evaluation_batches for label in classes.numpy().tolist()]
+            seen = [label for _, classes in inputs.evaluation_batches for label in classes.numpy().tolist()]
             assert seen == sample_indices(10, 3, seed).tolist()
             (dataset / "validation-00000-of-00001").unlink(missing_ok=True)
         raise ZeroDivisionError
