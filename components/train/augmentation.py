@@ -28,7 +28,7 @@ from imgpipe.components.train.randaugment import randaugment
 NONE, CROP_FLIP, RANDAUGMENT = "none", "crop-flip", "randaugment"
 MILD_CROP_FLIP, MILD_CROP = "mild-crop-flip", "mild-crop"
 
-_LEAST_AREA = {CROP_FLIP: 0.08, RANDAUGMENT: 0.08, MILD_CROP_FLIP: 0.35, MILD_CROP: 0.35}
+_MIN_AREA = {CROP_FLIP: 0.08, RANDAUGMENT: 0.08, MILD_CROP_FLIP: 0.35, MILD_CROP: 0.35}
 _ASPECT_RATIO = (3 / 4, 4 / 3)
 # Crop shapes that are drawn; the first one that fits into the image is used.
 _ATTEMPTS = 10
@@ -60,8 +60,8 @@ def crop_parameters(draws: NDArray[np.float32], augmentation: str = CROP_FLIP) -
         the side of a square image; the other numbers are unchanged.
     """
     parameters = draws.copy()
-    least = _LEAST_AREA[augmentation]
-    areas = least + (1 - least) * draws[:, _AREAS]
+    min_area = _MIN_AREA[augmentation]
+    areas = min_area + (1 - min_area) * draws[:, _AREAS]
     low, high = np.log(_ASPECT_RATIO)
     ratios = np.exp(low + (high - low) * draws[:, _RATIOS])
     parameters[:, _AREAS], parameters[:, _RATIOS] = np.sqrt(areas / ratios), np.sqrt(areas * ratios)

@@ -25,7 +25,7 @@ from imgpipe.components.train.schedules import build_optimizer
 from imgpipe.components.train.training_inputs import LocalData, training_inputs
 
 # Fewer epochs of fine-tuning gain less than their noise.
-LEAST_EPOCHS = 2.0
+MIN_EPOCHS = 2.0
 _MINUTES_ON_CPU, _MINUTES_ELSEWHERE = 8.0, 60.0
 _IMAGES_MIRRORED = 512
 # A loss of accuracy by mirroring that matters, and how many standard errors it must be.

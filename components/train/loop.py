@@ -14,7 +14,7 @@ from imgpipe.components.common.errors import CheckFailedError, InterruptedRunErr
 from imgpipe.components.common.log import Progress, log_event
 from imgpipe.components.common.plural import plural
 from imgpipe.components.common.termination import defer_termination
-from imgpipe.components.common.tf_import import keras, tf
+from imgpipe.components.common.tf_import import keras
 from imgpipe.components.train.accelerators import Accelerators
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.checkpoints import Checkpoint, from_arrays, to_arrays

@@ -37,7 +37,7 @@ _USUAL_VALUES: Mapping[str, Any] = MappingProxyType(
 # A batch of images up to this size fits into the memory of a small machine.
 _LARGEST_SIZE_OF_FULL_BATCH = 320
 # The numbers of steps grow with the fourth root of the number of classes, within these limits.
-_LEAST_CLASS_FACTOR, _LARGEST_CLASS_FACTOR = 0.75, 4.0
+_MIN_CLASS_FACTOR, _MAX_CLASS_FACTOR = 0.75, 4.0
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Schedule:
         train_batch_size: Images per step.
         images: Training images of that data set.
         classes: Its labels.
-        least_steps: Steps on the smallest data set.
-        least_epochs: How often each image is seen on the largest data set.
+        min_steps: Steps on the smallest data set.
+        min_epochs: How often each image is seen on the largest data set.
         warmup: Fraction of the steps in which the learning rate rises.
     """
 
@@ -74,8 +74,8 @@ class Schedule:
     train_batch_size: int
     images: int
     classes: int
-    least_steps: int
-    least_epochs: float
+    min_steps: int
+    min_epochs: float
     warmup: float
 
     def batch_size(self, data: TrainingData, image_size: int) -> int:
@@ -87,10 +87,10 @@ class Schedule:
     def steps(self, data: TrainingData, batch_size: int) -> int:
         """Returns the number of steps, in whole tens."""
         classes = (data.classes / self.classes) ** 0.25 if data.classes else 1.0
-        factor = min(max(classes, _LEAST_CLASS_FACTOR), _LARGEST_CLASS_FACTOR)
+        factor = min(max(classes, _MIN_CLASS_FACTOR), _MAX_CLASS_FACTOR)
         seen = self.max_steps * self.train_batch_size * math.sqrt(data.images / self.images) * factor
-        steps = max(seen, self.least_epochs * data.images) / batch_size
-        return max(self.least_steps, 10 * math.ceil(steps / 10))
+        steps = max(seen, self.min_epochs * data.images) / batch_size
+        return max(self.min_steps, 10 * math.ceil(steps / 10))
 
     def warmup_steps(self, max_steps: int) -> int:
         """Returns the number of steps in which the learning rate rises."""

@@ -14,7 +14,7 @@ from imgpipe.components.train.augmentation import MILD_CROP
 from imgpipe.components.train.checkpoints import Checkpoint
 from imgpipe.components.train.evaluation import Evaluation
 from imgpipe.components.train.head_first import (
-    LEAST_EPOCHS,
+    MIN_EPOCHS,
     head_arguments,
     mirroring_changes_labels,
     train_head,
@@ -31,11 +31,7 @@ from imgpipe.components.train.resolution import (
     steps_within,
 )
 from imgpipe.components.train.schedules import build_optimizer
-from imgpipe.components.train.training_inputs import (
-    LocalData,
-    image_trainable,
-    training_inputs,
-)
+from imgpipe.components.train.training_inputs import LocalData, image_trainable, training_inputs
 from imgpipe.components.train.training_step import Trainable, build_training_step
 
 # Steps by which the speed of a machine is measured.
@@ -92,11 +88,11 @@ def start_head_first(
         )
         fit = _measure_fine_tuning(job, given, classifier, inputs, data, end)
         epochs = fit.steps * arguments.train_batch_size / data.size.images
-        if fit.steps < arguments.max_steps and epochs < LEAST_EPOCHS:
+        if fit.steps < arguments.max_steps and epochs < MIN_EPOCHS:
             decision = (
                 f"only the last layer is trained: a step of {fit.part} takes {fit.seconds_per_step:.2g} "
                 f"seconds, so {epochs:.1f} epochs of it would fit into {arguments.max_minutes:g} minutes, "
-                f"and fewer than {LEAST_EPOCHS:g} gain nothing"
+                f"and fewer than {MIN_EPOCHS:g} gain nothing"
             )
             return _start_frozen(job, given, classifier, data, end, has_default_budget, decision)
         changed["freeze"] = fit.classifier.freeze
