@@ -156,7 +156,6 @@ class _Training:
         self.fetched = self.started = self.save_time = time.monotonic()
         self.earlier_seconds = 0.0
         self.saved: tuple[int, int] | None = None
-        self.published_step = 0
 
     def restore(self, saved: SavedTraining) -> None:
         arrays, state = saved.checkpoint.arrays, saved.checkpoint.state
@@ -233,7 +232,7 @@ class _Training:
         if callbacks.report:
             callbacks.report(self.progress.evaluations)
         if self.progress.best is evaluation and callbacks.publisher and callbacks.publisher.is_due():
-            self._publish(callbacks.publisher, evaluation)
+            callbacks.publisher.publish(self.progress.evaluations, evaluation)
 
     def restore_best_weights(self) -> None:
         for variable, value in zip(self.trainable.variables, self.best_weights, strict=True):
@@ -241,16 +240,12 @@ class _Training:
 
     def publish_best(self) -> None:
         """Restores the best weights and publishes them, unless they are published already."""
-        best = self.progress.best
+        best, publisher = self.progress.best, self.callbacks.publisher
         if best is None:
             return
         self.restore_best_weights()
-        if self.callbacks.publisher and self.published_step != best.step:
-            self._publish(self.callbacks.publisher, best)
-
-    def _publish(self, publisher: Publisher, best: Evaluation) -> None:
-        publisher.publish(self.progress.evaluations, best)
-        self.published_step = best.step
+        if publisher and publisher.published_step != best.step:
+            publisher.publish(self.progress.evaluations, best)
 
     def save(self) -> None:
         if not self.callbacks.save or self.saved == self._version():

@@ -19,7 +19,12 @@ class Publisher:
     Args:
         write: ``write(folder, evaluations, best)`` writes the model with its current weights.
         publish: Called with the folder.
+
+    Attributes:
+        published_step: The step of the last published model; None if there is none.
     """
+
+    published_step: int | None = None
 
     def __init__(
         self,
@@ -44,3 +49,4 @@ class Publisher:
             self._publish(folder)
         self._last = time.monotonic() - started
         self._spent += self._last
+        self.published_step = best.step

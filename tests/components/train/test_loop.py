@@ -11,7 +11,9 @@ from imgpipe.components.common.errors import CheckFailedError, InterruptedRunErr
 from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.train.accelerators import Accelerators
 from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.evaluation import Evaluation
 from imgpipe.components.train.loop import Callbacks, SavedTraining, TrainingInputs, run_loop
+from imgpipe.components.train.publisher import Publisher
 from imgpipe.components.train.schedules import build_optimizer
 from imgpipe.components.train.training_step import Trainable
 
@@ -371,6 +373,23 @@ def test_the_best_weights_are_restored_when_the_training_diverges():
             callbacks=Callbacks(save_best=saved.__setitem__),
         )
     np.testing.assert_array_equal(trainable.kernels[0].numpy(), saved[2][0])
+
+
+def test_the_initial_model_is_published_if_the_training_diverges_before_a_better_one():
+    bad = (np.full((8, FEATURES), np.nan, np.float32), np.zeros(8, np.int64))
+    settings, published = arguments(), []
+    publisher = Publisher(lambda _folder, _evaluations, best: published.append(best.step), lambda _: None)
+    with pytest.raises(CheckFailedError):
+        train(
+            linear(),
+            build_optimizer(settings),
+            settings,
+            lambda _: [bad] * 6,
+            [batch()],
+            callbacks=Callbacks(publisher=publisher),
+            first_evaluation=Evaluation(0, 0.5, 1.0, 1.0, 0.0),
+        )
+    assert published == [0]
 
 
 @pytest.mark.parametrize(("seconds", "steps"), [(0.0, [1, 2, 3, 3]), (1e9, [3])])
