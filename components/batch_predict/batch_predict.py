@@ -6,20 +6,23 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgpipe.components.batch_predict.arguments import BatchPredictArguments
 from imgpipe.components.batch_predict.inputs import InputImage, images_in_records, list_inputs
+from imgpipe.components.batch_predict.worth_labelling import keep_least_sure, worth_labelling_csv
 from imgpipe.components.common.errors import InvalidDataError, OutputError, os_error_remedy
 from imgpipe.components.common.log import Progress, log_event, log_result
 from imgpipe.components.common.model_folder import local_model, model_digest
 from imgpipe.components.common.plural import plural
+from imgpipe.components.common.provenance import PROVENANCE_NAME, read_provenance
 from imgpipe.components.storage import Location, parse_location
 
 if TYPE_CHECKING:
     from imgpipe.components.batch_predict.predictor import Predictor
 
-SUMMARY_NAME = "summary.json"
+SUMMARY_NAME, WORTH_LABELLING_NAME = "summary.json", "worth_labelling.csv"
 _PLAN_NAME = "plan.json"
 
 
@@ -41,9 +44,10 @@ class PredictionSummary:
 def batch_predict(arguments: BatchPredictArguments, output_dir: str = "") -> PredictionSummary:
     """Writes one line per image, in the order of the input.
 
-    A line has ``key`` and either ``class`` (0..N-1), ``label``, ``probability`` and ``top`` (the ``top_k``
-    most probable classes with the same three fields), or ``error`` for an image that is missing, damaged or
-    too large. Files are written atomically; when the run is started again with the same model, input and
+    A line has ``key`` and either ``class`` (0..N-1), ``label``, ``probability``, ``margin`` and ``top`` (the
+    ``top_k`` most probable classes with the first three fields), or ``error`` for an image that is missing,
+    damaged or too large. A table has the images with the smallest margins, whose labels a model would learn
+    most from. Files are written atomically; when the run is started again with the same model, input and
     settings, it keeps the files that exist.
 
     Args:
@@ -73,7 +77,8 @@ def batch_predict(arguments: BatchPredictArguments, output_dir: str = "") -> Pre
         from imgpipe.components.batch_predict.predictor import Predictor
         from imgpipe.components.common.served_model import load_served_model
 
-        with closing(Predictor(load_served_model(model_folder), arguments)) as predictor:
+        model = load_served_model(model_folder)
+        with closing(Predictor(model, arguments, multi_label=_is_multi_label(model_folder))) as predictor:
             summary = _write_files(arguments, files, folder, existing, predictor)
     _write(folder, SUMMARY_NAME, json.dumps(asdict(summary), indent=1) + "\n")
     images, files_written = plural(summary.images, "image"), plural(summary.files, "file")
@@ -81,6 +86,13 @@ def batch_predict(arguments: BatchPredictArguments, output_dir: str = "") -> Pre
     log_result("batch_predict", result, **asdict(summary))
     _check_any_predicted(summary, folder, arguments)
     return summary
+
+
+def _is_multi_label(model_folder: Path) -> bool:
+    # A SavedModel of another origin has no provenance.
+    if not (model_folder / PROVENANCE_NAME).is_file():
+        return False
+    return bool(read_provenance(model_folder).get("multi_label", False))
 
 
 def _check_any_predicted(
@@ -110,6 +122,8 @@ def _plan(arguments: BatchPredictArguments, files: list[InputImage], model: str)
     return {
         "input_sha256": digest.hexdigest(),
         "model_sha256": model,
+        # An earlier version's lines do not have it.
+        "margin": True,
         "top_k": arguments.top_k,
         "batch_size": arguments.batch_size,
         "images_per_file": arguments.images_per_file,
@@ -152,6 +166,7 @@ def _write_files(
 ) -> PredictionSummary:
     images = iter(images_in_records(files) if arguments.records else files)
     progress = Progress("batch_predict", 0 if arguments.records else len(files), "images")
+    least_sure: list[dict[str, Any]] = []
     done = failed = number = 0
     while part := list(islice(images, arguments.images_per_file)):
         name = _file_name(number)
@@ -161,9 +176,12 @@ def _write_files(
         else:
             lines = list(_with_progress(predictor.lines(part), progress, done))
             _write(folder, name, "".join(lines))
+        predictions = [json.loads(line) for line in lines]
+        least_sure = keep_least_sure(least_sure, predictions)
         done += len(lines)
-        failed += sum("error" in json.loads(line) for line in lines)
+        failed += sum("error" in prediction for prediction in predictions)
         number += 1
+    _write(folder, WORTH_LABELLING_NAME, worth_labelling_csv(least_sure))
     return PredictionSummary(done, failed, number)
 
 

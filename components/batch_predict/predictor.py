@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from imgpipe.components.batch_predict.arguments import BatchPredictArguments
 from imgpipe.components.batch_predict.inputs import InputImage
+from imgpipe.components.batch_predict.worth_labelling import margin_of
 from imgpipe.components.common.errors import InterruptedRunError, InvalidDataError, PipelineError
 from imgpipe.components.common.parallel import map_in_order
 from imgpipe.components.common.resources import usable_threads
@@ -27,10 +28,14 @@ class Predictor:
     Args:
         model: The loaded model.
         arguments: ``top_k``, ``batch_size`` and the limits of an image.
+        multi_label: Whether an image may have several labels.
     """
 
-    def __init__(self, model: ServedModel, arguments: BatchPredictArguments) -> None:
+    def __init__(
+        self, model: ServedModel, arguments: BatchPredictArguments, *, multi_label: bool = False
+    ) -> None:
         self._model = model
+        self._multi_label = multi_label
         self._arguments = arguments
         self._downloads = ThreadPoolExecutor(PARALLEL_DOWNLOADS, "download")
 
@@ -106,7 +111,8 @@ class Predictor:
             }
             for number in best
         ]
-        return _line({"key": key, **top[0], "top": top})
+        margin = round(margin_of(probabilities, multi_label=self._multi_label), 7)
+        return _line({"key": key, **top[0], "margin": margin, "top": top})
 
 
 def _read_file(image: InputImage) -> bytes:

@@ -188,6 +188,7 @@ def test_a_documented_command_works(command, folder, tmp_path):
         arguments = [*arguments[:-1], str(tmp_path / "out")]
         assert subprocess.run([IMGPIPE, *arguments[1:]], cwd=folder, check=False).returncode == 0
         assert (tmp_path / "out" / "summary.json").is_file()
+        assert (tmp_path / "out" / "worth_labelling.csv").is_file()
         return
     if arguments[:2] == [".venv/bin/python", "-m"] and arguments[-1] == "--help":
         assert subprocess.run([sys.executable, *arguments[1:]], cwd=ROOT, check=False).returncode == 0

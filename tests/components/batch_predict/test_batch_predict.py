@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from imgpipe.components.common.errors import (
     MissingInputError,
     OutputError,
 )
+from imgpipe.components.common.provenance import write_provenance
 from imgpipe.components.common.records import ImageRecord, encode_example
 from imgpipe.components.common.served_model import load_served_model
 from imgpipe.components.common.tfrecord import write_record
@@ -145,6 +147,31 @@ def test_an_invalid_image_affects_its_own_line_only(folder, images, model, tmp_p
     check_lines([line for line in lines if "error" not in line], [images[n] for n in good], model)
 
 
+def test_the_images_with_the_least_clear_decision_are_listed_first(folder, images, model, tmp_path):
+    (folder / "a" / "03.jpg").write_bytes(b"")
+    _, lines = predicted(model, tmp_path / "out", images=str(folder), images_per_file=7, top_k=1)
+    found = np.sort(load_served_model(model).predict(images).probabilities, axis=1)
+    margins = {line["key"]: line["margin"] for line in lines if "error" not in line}
+    expected = [float(row[-1] - row[-2]) for number, row in enumerate(found) if number != 3]
+    assert list(margins.values()) == pytest.approx(expected, abs=1e-6)
+    table = list(csv.DictReader((tmp_path / "out" / "worth_labelling.csv").open(encoding="utf-8")))
+    assert [row["path"] for row in table] == sorted(margins, key=margins.get)
+    guesses = {line["key"]: line.get("label") for line in lines}
+    assert all(row["guess"] == guesses[row["path"]] for row in table)
+
+
+def test_of_a_model_of_several_labels_the_margin_is_that_of_the_least_clear_label(
+    folder, images, model, tmp_path
+):
+    shutil.copytree(model, tmp_path / "several")
+    provenance = json.loads((model / "provenance.json").read_text(encoding="utf-8"))
+    write_provenance(tmp_path / "several", {**provenance, "multi_label": True})
+    _, lines = predicted(tmp_path / "several", tmp_path / "out", images=str(folder))
+    found = load_served_model(model).predict(images).probabilities
+    expected = np.abs(2 * found - 1).min(axis=1)
+    assert [line["margin"] for line in lines] == pytest.approx(expected, abs=1e-6)
+
+
 def test_a_list_in_json_lines_as_for_vertex_is_read(folder, images, model, tmp_path):
     entries = [{"content": f"a/{number:02d}.jpg", "mimeType": "image/jpeg"} for number in range(5)]
     (folder / "list.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
@@ -220,7 +247,8 @@ def test_existing_files_are_kept(folder, model, tmp_path, capsys):
     predicted(model, output, images=str(folder), images_per_file=10)
     before = {path.name: path.read_bytes() for path in output.iterdir()}
     # As after a kill with two of three files written.
-    (output / "summary.json").unlink()
+    for name in ("summary.json", "worth_labelling.csv"):
+        (output / name).unlink()
     (output / "predictions-00002.jsonl").unlink()
     (output / "predictions-00001.jsonl").touch()
     times = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
@@ -269,6 +297,8 @@ def test_a_killed_run_resumes_with_the_same_result(images, model, tmp_path):
     assert whole.images == len(lines) == 1500
     for path in (tmp_path / "whole").glob("predictions-*"):
         assert (tmp_path / "out" / path.name).read_text() == path.read_text()
+    tables = [(tmp_path / name / "worth_labelling.csv").read_text() for name in ("out", "whole")]
+    assert tables[0] == tables[1]
 
 
 def test_the_component_writes_to_its_artifact_or_to_output_dir(folder, model, tmp_path):
