@@ -21,6 +21,10 @@ _MIN_SIMILARITY = 0.65
 _MATCH, _SIMILAR = 0.92, 0.8
 _CERTAIN_MATCH = 0.97
 _ROWS_AT_ONCE = 1024
+# More images are divided into cells of so many; each is compared with the images of the cells nearest to it.
+_MAX_COMPARED_WITH_ALL = 20_000
+_CELL_IMAGES = 2_000
+_NEAR_CELLS = 4
 # The images of a measurement stay; those that a model is trained on may go.
 _KEPT_FIRST = {TEST: 0, VALIDATION: 1, TRAIN: 2}
 
@@ -57,8 +61,8 @@ def find_copies(inspection: Inspection, features: NDArray[np.float32]) -> Copies
     by_digest: dict[bytes, int] = {}
     equal = [(by_digest.setdefault(image.digest, n), n) for n, image in enumerate(inspection.images)]
     roots = unite_pairs(roots, *np.array(equal, np.int64).reshape(-1, 2).T)
-    for root in np.flatnonzero(np.bincount(roots, minlength=count) > 1).tolist():
-        matches |= dict.fromkeys(np.flatnonzero(roots == root).tolist(), 1.0)
+    in_group = np.bincount(roots, minlength=count)[roots] > 1
+    matches |= dict.fromkeys(np.flatnonzero(in_group).tolist(), 1.0)
     left, right, similarity = _similar_pairs(features)
     apart = (roots[left] != roots[right]) & np.isin(left, hashed) & np.isin(right, hashed)
     left, right, similarity = left[apart], right[apart], similarity[apart]
@@ -94,21 +98,41 @@ def _match(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.floa
 def _similar_pairs(
     features: NDArray[np.float32],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Returns pairs of images, each once, with the cosine of their features."""
+    """Returns pairs of images, each once, with the cosine of their features.
+
+    Many images are divided into cells, each around an image; an image is compared with those of the cells
+    that it is nearest to. Otherwise the time would grow with the square of their number.
+    """
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-9)
-    count, neighbors = len(unit), min(_NEIGHBORS, len(unit) - 1)
-    pairs: dict[tuple[int, int], float] = {}
-    for start in range(0, count if neighbors > 0 else 0, _ROWS_AT_ONCE):
-        rows = np.arange(start, min(start + _ROWS_AT_ONCE, count))
-        cosines = unit[rows] @ unit.T
-        cosines[rows - start, rows] = -1
-        nearest = np.argpartition(-cosines, neighbors - 1, axis=1)[:, :neighbors]
-        for row, others in zip(rows.tolist(), nearest.tolist(), strict=True):
-            for other in others:
-                if cosines[row - start, other] >= _MIN_SIMILARITY:
-                    pairs[min(row, other), max(row, other)] = float(cosines[row - start, other])
-    numbers = np.array(sorted(pairs), np.int64).reshape(-1, 2)
-    return numbers[:, 0], numbers[:, 1], np.array([pairs[pair] for pair in sorted(pairs)], np.float32)
+    count = len(unit)
+    cells = count // _CELL_IMAGES if count > _MAX_COMPARED_WITH_ALL else 1
+    centers = unit[np.arange(cells) * count // cells] if count else unit
+    near = np.empty((count, min(_NEAR_CELLS, cells)), np.int64)
+    for start in range(0, count, _ROWS_AT_ONCE):
+        end = start + _ROWS_AT_ONCE
+        near[start:end] = np.argsort(-(unit[start:end] @ centers.T), axis=1)[:, : near.shape[1]]
+    found = [np.zeros((0, 3))]
+    for cell in range(cells):
+        members = np.flatnonzero(near[:, 0] == cell)
+        compared = np.flatnonzero((near == cell).any(axis=1)) if len(members) else members
+        for start in range(0, len(compared), _ROWS_AT_ONCE):
+            rows = compared[start : start + _ROWS_AT_ONCE]
+            cosines = unit[rows] @ unit[members].T
+            cosines[rows[:, None] == members] = -1
+            nearest = np.argpartition(-cosines, min(_NEIGHBORS, len(members)) - 1, axis=1)[:, :_NEIGHBORS]
+            similarity = np.take_along_axis(cosines, nearest, axis=1)
+            row, column = np.nonzero(similarity >= _MIN_SIMILARITY)
+            found.append(
+                np.stack([rows[row], members[nearest[row, column]], similarity[row, column]], axis=1)
+            )
+    left, right, similarity = np.concatenate(found).T
+    # Of all cells, the nearest neighbors of each image.
+    order = np.lexsort((-similarity, left))
+    left, right, similarity = left[order].astype(np.int64), right[order].astype(np.int64), similarity[order]
+    is_near = np.arange(len(left)) - np.searchsorted(left, left) < _NEIGHBORS
+    pairs = np.sort(np.stack([left, right], axis=1)[is_near], axis=1)
+    pairs, first = np.unique(pairs, axis=0, return_index=True)
+    return pairs[:, 0], pairs[:, 1], similarity[is_near][first].astype(np.float32)
 
 
 def copy_findings(inspection: Inspection, copies: Copies, excluded: set[int]) -> Iterator[Finding]:

@@ -3,7 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from imgpipe.components.audit.copies import copy_findings, find_copies
+from imgpipe.components.audit import copies as copies_module
+from imgpipe.components.audit.copies import _similar_pairs, copy_findings, find_copies
 from imgpipe.components.audit.inspection import inspect_images
 from imgpipe.components.common.dataset import read_manifest
 from tests.components.audit.pictures import data_set, encoded, picture
@@ -68,3 +69,24 @@ def test_a_copy_with_another_label_is_for_a_person(tmp_path):
     files["train/b/0-again.jpg"] = files["train/a/0.jpg"]
     _, [(_, kind, suggestion, _)] = found_copies(tmp_path, files, [])
     assert (kind, suggestion) == ("copy with another label", "")
+
+
+def test_of_many_images_those_with_similar_features_are_compared_too(monkeypatch):
+    draw = np.random.default_rng(0)
+    classes = draw.normal(size=(5, 64))
+    features = classes[np.arange(2000) % 5] + draw.normal(size=(2000, 64))
+    features[1000:1300] = features[:300] + draw.normal(0, 0.4, (300, 64))
+    features = features.astype(np.float32)
+    copied = {(number, number + 1000) for number in range(300)}
+
+    def found():
+        left, right, _ = _similar_pairs(features)
+        return len(copied & set(zip(left.tolist(), right.tolist(), strict=True)))
+
+    assert found() == 300
+    monkeypatch.setattr(copies_module, "_MAX_COMPARED_WITH_ALL", 0)
+    monkeypatch.setattr(copies_module, "_CELL_IMAGES", 50)
+    assert found() > 0.97 * 300
+    left, _, similarity = _similar_pairs(features)
+    assert (np.diff(left) >= 0).all()
+    assert (similarity >= 0.65).all()
