@@ -16,13 +16,12 @@ from imgpipe.components.platforms.kubernetes.pod_rules import (
     GPU_RESOURCE,
     TPU_RESOURCE,
     check_accelerator,
-    check_inference_service_name,
     check_namespace,
     check_node_selector,
     check_object_name,
+    check_quantity,
     check_tolerations,
 )
-from imgpipe.components.platforms.kubernetes.quantity import check_quantity
 from imgpipe.components.preflight.pipeline_inputs import BATCH_PREDICT, PIPELINES, TUNE
 from imgpipe.components.preflight.target_rules import check_deploy_target, check_paths
 from imgpipe.components.storage import is_local
@@ -159,8 +158,6 @@ def _checks_of_deployment(values: Mapping[str, Any]) -> Iterator[_Check]:
     yield partial(check_namespace, "namespace", str(values.get("namespace", "")))
     if account := str(values.get("serving_service_account", "")):
         yield partial(check_object_name, "serving_service_account", account, "ServiceAccount")
-    name = values.get("deploy_name") or str(values.get("deploy_dir", "")).rstrip("/").rpartition("/")[2]
-    yield partial(check_inference_service_name, "deploy_name", name)
 
 
 def _checks_of_pods(values: Mapping[str, Any], *, trains: bool) -> Iterator[_Check]:

@@ -11,9 +11,9 @@ from imgpipe.components.platforms.kubernetes.pod_rules import (
     check_namespace,
     check_node_selector,
     check_object_name,
+    check_quantity,
     check_tolerations,
 )
-from imgpipe.components.platforms.kubernetes.quantity import check_quantity
 
 LOCAL, KATIB = "local", "katib"
 

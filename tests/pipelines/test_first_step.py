@@ -185,8 +185,8 @@ def test_what_vertex_ai_would_reject_is_rejected_first(start, values, message):
     [
         ({"namespace": "Team_A"}, "namespace='Team_A' is not a valid name of a namespace"),
         ({"serving_service_account": "a@b.c"}, "serving_service_account='a@b.c' is not a valid name"),
-        ({"deploy_name": "n" * 48}, "has 48 characters"),
-        ({"deploy_dir": f"gs://photos/{'n' * 48}"}, "has 48 characters"),
+        ({"deploy_name": "n" * 47}, "is not a valid name for kserve"),
+        ({"deploy_dir": f"gs://photos/{'n' * 47}"}, "is not a valid name for kserve"),
     ],
 )
 def test_names_that_kubernetes_would_reject_in_a_deployment_are_rejected_first(start, values, message):

@@ -20,9 +20,8 @@ _LABEL_VALUE = re.compile(rf"({_LABEL_NAME})?", re.ASCII)
 _SUBDOMAIN_NAME = re.compile(_SUBDOMAIN, re.ASCII)
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 _MAX_SUBDOMAIN = 253
-# KServe labels pods with isvc.NAME-predictor, and Knative revisions are named NAME-predictor-00001: both have
-# at most 63 characters.
-_MAX_INFERENCE_SERVICE = 63 - len("-predictor-00001")
+# https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
+_QUANTITY = re.compile(r"(\d+\.?\d*|\.\d+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)?")
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 _OPERATORS = ("Equal", "Exists")
 _TOLERATION_FIELDS = {"key": str, "operator": str, "value": str, "effect": str, "tolerationSeconds": int}
@@ -104,6 +103,20 @@ def _toleration_problem(toleration: Mapping[str, Any]) -> str:
     return ""
 
 
+def check_quantity(name: str, text: str) -> None:
+    """Rejects an invalid quantity, or one of zero.
+
+    Raises:
+        InvalidArgumentError: naming the argument, its value and valid examples.
+    """
+    match = _QUANTITY.fullmatch(text)
+    if not match or not float(match[1]):
+        raise InvalidArgumentError(
+            f"{name}={text!r} is not a valid Kubernetes quantity",
+            remedy="write processors as 4 or 500m, and memory as 16G or 16Gi",
+        )
+
+
 def check_accelerator(prefix: str, kind: str, count: int) -> None:
     """Rejects an accelerator that Kubernetes has no name for, or whose count or kind is missing.
 
@@ -153,20 +166,6 @@ def check_object_name(name: str, value: str, kind: str) -> None:
         raise InvalidArgumentError(
             f"{name}={value!r} is not a valid name of a {kind} in Kubernetes",
             remedy="use lower-case letters, digits, - and ., with a letter or digit at both ends",
-        )
-
-
-def check_inference_service_name(name: str, value: str) -> None:
-    """Rejects a name of an InferenceService that is too long for the objects that are named after it.
-
-    Raises:
-        InvalidArgumentError: naming the argument, ``name``, and its value.
-    """
-    if len(value) > _MAX_INFERENCE_SERVICE:
-        raise InvalidArgumentError(
-            f"{name}={value!r} has {len(value)} characters: KServe's label and Knative's revisions have no "
-            "room for them",
-            remedy=f"use at most {_MAX_INFERENCE_SERVICE}",
         )
 
 
