@@ -16,7 +16,8 @@ from imgpipe.components.common.webhook import (
     report_end,
 )
 from imgpipe.components.platforms.kubeflow.workflow import CANCELLED as STOPPED_BY_USER
-from imgpipe.components.platforms.kubeflow.workflow import LastPod, last_pods, stop_reason
+from imgpipe.components.platforms.kubeflow.workflow import FAILED as FAILED_POD
+from imgpipe.components.platforms.kubeflow.workflow import Attempt, last_attempts, stop_reason
 from imgpipe.components.platforms.kubernetes.client import Cluster, connect
 from imgpipe.components.platforms.kubernetes.pods import last_warning, read_log
 from imgpipe.components.platforms.kubernetes.workflow import read_own_workflow
@@ -38,20 +39,21 @@ def report_run() -> None:
     if workflow is None:
         _report(UNKNOWN, "", "its Workflow was deleted", _LOOK)
         return
-    pods = last_pods(workflow)
-    failed = next((pod for pod in pods if pod.failed), None)
-    step = (failed or pods[-1]).step if pods else ""
+    attempts = last_attempts(workflow)
+    failed = [(step, attempt) for step, attempt in attempts if attempt.state == FAILED_POD]
     reason = stop_reason(workflow)
-    if failed is None:
+    if not failed:
+        step = attempts[-1][0] if attempts else ""
         _report(SUCCEEDED, step) if not reason else _report_stop(reason, step)
         return
-    lines = _log(cluster, failed)
+    step, attempt = failed[0]
+    lines = _log(cluster, attempt)
     if not reason:
-        _report(FAILED, step, *_error(cluster, failed, lines))
+        _report(FAILED, step, *_error(cluster, attempt, lines))
     elif any(STOP_REPORTED in text for text in messages(lines)):
         log_result(STEP, f"the run was stopped, which {step} has reported")
     else:
-        _report_stop(reason, step, _error(cluster, failed, lines)[0])
+        _report_stop(reason, step, _error(cluster, attempt, lines)[0])
 
 
 def _report_stop(reason: str, step: str, problem: str = "") -> None:
@@ -67,24 +69,24 @@ def _report(state: str, step: str, problem: str = "", remedy: str = "") -> None:
     report_end(state, step, problem=problem, remedy=remedy, even_with_notify=True)
 
 
-def _log(cluster: Cluster, pod: LastPod) -> list[str]:
+def _log(cluster: Cluster, attempt: Attempt) -> list[str]:
     """Returns the lines of a pod's log; none if it has not started or its log cannot be read."""
-    if not pod.name:
+    if not attempt.pod:
         return []
-    named = client.V1Pod(metadata=client.V1ObjectMeta(name=pod.name))
+    named = client.V1Pod(metadata=client.V1ObjectMeta(name=attempt.pod))
     try:
         return retry(lambda: read_log(cluster, named, "main"))
     except PipelineError:
         return []
 
 
-def _error(cluster: Cluster, pod: LastPod, lines: list[str]) -> tuple[str, str]:
+def _error(cluster: Cluster, attempt: Attempt, lines: list[str]) -> tuple[str, str]:
     """Returns problem and remedy as the step printed them; otherwise what Kubernetes says about its pod."""
     failures = [text for text in messages(lines) if text.partition("\n")[0].endswith(f": {FAILED_MARK}")]
     fields = _fields(failures[-1]) if failures else {}
-    reason = pod.message
-    if not lines and pod.name:
-        reason = last_warning(cluster, pod.name) or reason
+    reason = attempt.message
+    if not lines and attempt.pod:
+        reason = last_warning(cluster, attempt.pod) or reason
     return fields.get("problem") or reason or "no reason is known", fields.get("remedy") or _LOOK
 
 

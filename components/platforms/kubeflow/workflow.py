@@ -116,25 +116,11 @@ def stop_reason(workflow: Mapping[str, Any]) -> str:
     return PAST_DEADLINE if has_passed else ""
 
 
-@dataclass(frozen=True)
-class LastPod:
-    """The last pod of a step, or of a driver that starts it.
+def last_attempts(workflow: Mapping[str, Any]) -> list[tuple[str, Attempt]]:
+    """Returns each step with its last pod, in the order of their ends, without those of an exit handler.
 
-    Attributes:
-        step: The step.
-        name: Name of the pod.
-        failed: Whether it failed.
-        message: Why; otherwise empty.
+    The pod of a driver, which starts a step, is one of the step.
     """
-
-    step: str
-    name: str
-    failed: bool
-    message: str
-
-
-def last_pods(workflow: Mapping[str, Any]) -> list[LastPod]:
-    """Returns the last pod of each step, in the order of their ends, without those of an exit handler."""
     latest: dict[tuple[str, ...], Mapping[str, Any]] = {}
     for node in sorted(_nodes(workflow), key=lambda node: str(node.get("startedAt") or "")):
         path = _path(node)
@@ -142,11 +128,9 @@ def last_pods(workflow: Mapping[str, Any]) -> list[LastPod]:
             latest[path] = node
     ended = sorted(latest.items(), key=lambda item: str(item[1].get("finishedAt") or "~"))
     return [
-        LastPod(
+        (
             step_name(path[-2] if path[-1] == _EXECUTOR else path[-1].removesuffix("-driver")),
-            _attempt(node).pod,
-            _STATES.get(node.get("phase", "")) == FAILED,
-            str(node.get("message") or ""),
+            _attempt(node),
         )
         for path, node in ended
     ]
