@@ -3,10 +3,10 @@
 import re
 from dataclasses import dataclass
 
-from imgpipe.components.common.arguments import Group, argument, check_fields
+from imgpipe.components.common.arguments import check_fields
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.shared_arguments import VERTEX_TARGET
-from imgpipe.components.deploy.deployment import DeploymentTarget
+from imgpipe.components.deploy.deployment import DeploymentTarget, deployment_argument
 
 # Hosts of Artifact Registry; the last two are those of its predecessor.
 _IN_ARTIFACT_REGISTRY = re.compile(r"[a-z0-9-]+-docker\.pkg\.dev|gcr\.io|[a-z]+\.gcr\.io")
@@ -17,85 +17,73 @@ _ACCELERATOR = re.compile(r"(NVIDIA|TPU)_[A-Z0-9_]+")
 class DeployArguments(DeploymentTarget):
     """Where a model is deployed, and how much traffic it gets."""
 
-    canary_percent: int = argument(
+    canary_percent: int = deployment_argument(
         100,
         "Percentage of the traffic for the new model; the rest stays with the previous one. Deploy the "
         "same model again with 100 to give it all traffic. For vertex, and for kserve with Knative.",
-        group=Group.DEPLOYMENT,
         minimum=1,
         maximum=100,
     )
-    deploy_timeout_seconds: int = argument(
+    deploy_timeout_seconds: int = deployment_argument(
         1800,
         "Maximum time to wait until the new model responds; after that, the deployment is rolled back.",
-        group=Group.DEPLOYMENT,
         minimum=1,
     )
-    allow_unverified: bool = argument(
+    allow_unverified: bool = deployment_argument(
         False,
         "Whether a model stays deployed if no request from the step reaches it, e.g. because of a network "
         "policy, so that its answers cannot be checked. For kserve.",
-        group=Group.DEPLOYMENT,
     )
-    undeploy_old: bool = argument(
+    undeploy_old: bool = deployment_argument(
         False,
         "Whether models of the endpoint without traffic are undeployed once the new model has all of it. "
         "For vertex.",
-        group=Group.DEPLOYMENT,
     )
-    serving_url: str = argument(
+    serving_url: str = deployment_argument(
         "",
         "Address of the server that watches deploy_dir, e.g. http://127.0.0.1:8501. If it does not report "
         "the new version as served, the version is removed. Empty = not checked. For local.",
-        group=Group.DEPLOYMENT,
     )
-    serving_machine_type: str = argument(
-        "n1-standard-2", "Machine type that serves the model. For vertex.", group=Group.DEPLOYMENT
+    serving_machine_type: str = deployment_argument(
+        "n1-standard-2", "Machine type that serves the model. For vertex."
     )
-    serving_accelerator_type: str = argument(
+    serving_accelerator_type: str = deployment_argument(
         "",
         "Accelerator of each machine that serves the model, e.g. NVIDIA_TESLA_T4 or NVIDIA_L4; "
         "serving_image must support it. Empty = none. For vertex.",
-        group=Group.DEPLOYMENT,
     )
-    serving_accelerator_count: int = argument(
+    serving_accelerator_count: int = deployment_argument(
         0,
         "Accelerators of each machine that serves the model. For vertex.",
-        group=Group.DEPLOYMENT,
         minimum=0,
     )
-    serving_min_replicas: int = argument(
-        1, "Machines that serve the model at any time. For vertex.", group=Group.DEPLOYMENT, minimum=1
+    serving_min_replicas: int = deployment_argument(
+        1, "Machines that serve the model at any time. For vertex.", minimum=1
     )
-    serving_max_replicas: int = argument(
+    serving_max_replicas: int = deployment_argument(
         0,
         "Machines that serve the model at most; more than serving_min_replicas are added under load. 0 = "
         "serving_min_replicas. For vertex.",
-        group=Group.DEPLOYMENT,
         minimum=0,
     )
-    serving_spot: bool = argument(
+    serving_spot: bool = deployment_argument(
         False,
         "Whether spare machines serve the model: cheaper, but taken away at any time. For vertex.",
-        group=Group.DEPLOYMENT,
     )
-    shared_endpoint: bool = argument(
+    shared_endpoint: bool = deployment_argument(
         False,
         "Whether a new endpoint has the region's shared address, with requests of at most 1.5 MB, instead of "
         "an address of its own, with 10 MB, an hour and gRPC. An existing one is not changed. For vertex.",
-        group=Group.DEPLOYMENT,
     )
-    serving_image: str = argument(
+    serving_image: str = deployment_argument(
         "",
         "TensorFlow Serving image, with at least the TensorFlow version that trained the model. Required "
         "for vertex, in Artifact Registry; for kserve, empty = the cluster's runtime for TensorFlow.",
-        group=Group.DEPLOYMENT,
     )
-    serving_service_account: str = argument(
+    serving_service_account: str = deployment_argument(
         "",
         "Service account of the model server. On kserve it must be allowed to read deploy_dir; on vertex the "
         "server reads a copy, and needs none. Empty = the default account. For kserve and vertex.",
-        group=Group.DEPLOYMENT,
     )
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from imgpipe.components.common import shared_arguments
@@ -21,6 +22,7 @@ from imgpipe.components.storage import ObjectLocation, local_path, parse_locatio
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 # KServe and Knative make longer names of it that have the same limit, e.g. ``latest-NAME-predictor``.
 _MAX_NAME = {KSERVE_TARGET: 63 - len("latest--predictor"), VERTEX_TARGET: 63}
+deployment_argument = partial(argument, group=Group.DEPLOYMENT)
 
 
 @dataclass(frozen=True)
@@ -29,19 +31,17 @@ class DeploymentTarget:
 
     deploy_target: str = shared_arguments.DEPLOY_TARGET
     deploy_dir: str = shared_arguments.DEPLOY_DIR
-    deploy_name: str = argument(
+    deploy_name: str = deployment_argument(
         "",
         "Name of the InferenceService (kserve), or of the model and the endpoint (vertex): lower-case "
         "letters, digits and hyphens, at most 46 (kserve) or 63. Empty = the last part of deploy_dir.",
-        group=Group.DEPLOYMENT,
     )
-    namespace: str = argument(
+    namespace: str = deployment_argument(
         "",
         "Namespace of the InferenceService. Empty = the pod's namespace. For kserve.",
-        group=Group.DEPLOYMENT,
     )
-    project: str = argument("", "Google Cloud project. For vertex.", group=Group.DEPLOYMENT)
-    region: str = argument("", "Vertex AI region, e.g. europe-west4. For vertex.", group=Group.DEPLOYMENT)
+    project: str = deployment_argument("", "Google Cloud project. For vertex.")
+    region: str = deployment_argument("", "Vertex AI region, e.g. europe-west4. For vertex.")
     vertex_endpoint: str = shared_arguments.VERTEX_ENDPOINT
 
     def resolved_name(self) -> str:
