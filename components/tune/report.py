@@ -1,24 +1,20 @@
 """The HTML report of a tuning, in one self-contained file."""
 
-import math
 import statistics
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import optuna
 
 from imgpipe.components.common.html_page import Line, LineChart, Series, line_chart, render
 from imgpipe.components.common.hyperparameters import METRIC, Hyperparameters, TunedParameter
 from imgpipe.components.tune.search_space import completed_trial
-from imgpipe.components.tune.trials import FAILED, RUNNING, Trial, best_trial, value_text, values_text
+from imgpipe.components.tune.trials import FAILED, RUNNING, Trial, best_trial, value_text
 
 # Fewer trials are not enough to estimate importance.
 MIN_TRIALS_FOR_IMPORTANCE = 4
-_AXES_WIDTH, _AXES_HEIGHT, _AXES_MARGIN, _AXES_TOP, _AXES_BOTTOM = 1000.0, 300.0, 70.0, 34.0, 262.0
-_TICKS = 5
 
 
 @dataclass(frozen=True)
@@ -28,25 +24,6 @@ class ParameterChart:
     name: str
     chart: LineChart | None
     rows: tuple[tuple[str, int, float, float], ...]
-
-
-@dataclass(frozen=True)
-class Axis:
-    """An axis of the parallel coordinates: its x position and the (y, text) of its ticks."""
-
-    name: str
-    x: float
-    ticks: tuple[tuple[float, str], ...]
-
-
-@dataclass(frozen=True)
-class CrossingLine:
-    """A trial in the parallel coordinates; ``strength`` is 0 for the worst trial and 1 for the best."""
-
-    name: str
-    path: str
-    strength: float
-    kind: str
 
 
 @dataclass(frozen=True)
@@ -70,7 +47,6 @@ def tuning_report(
         remarks: Notes for the top of the page, e.g. why the search ended early.
     """
     best = best_trial(trials)
-    axes, lines = _parallel_coordinates(trials, request)
     curves_chart, curves = _curves(trials, best)
     return render(
         "tuning.html",
@@ -90,9 +66,6 @@ def tuning_report(
         parameter_charts=[_parameter_chart(parameter, trials) for parameter in request.parameters],
         importance=parameter_importance(trials, request),
         min_trials_for_importance=MIN_TRIALS_FOR_IMPORTANCE,
-        axes=axes,
-        lines=lines,
-        axes_size=(_AXES_WIDTH, _AXES_HEIGHT, _AXES_TOP, _AXES_BOTTOM),
         value_text=value_text,
         duration=_duration,
     )
@@ -187,82 +160,6 @@ def _parameter_chart(parameter: TunedParameter, trials: Sequence[Trial]) -> Para
 
 def _with_objective(trials: Sequence[Trial]) -> list[Trial]:
     return [trial for trial in trials if trial.objective is not None]
-
-
-def _parallel_coordinates(
-    trials: Sequence[Trial], request: Hyperparameters
-) -> tuple[list[Axis], list[CrossingLine]]:
-    known = _with_objective(trials)
-    if not known:
-        return [], []
-    best = best_trial(trials)
-    objectives = [float(trial.objective or 0.0) for trial in known]
-    low, high = min(objectives), max(objectives)
-    count = len(request.parameters) + 1
-    positions = [
-        _AXES_MARGIN + index * (_AXES_WIDTH - 2 * _AXES_MARGIN) / (count - 1) for index in range(count)
-    ]
-    axes = [
-        Axis(parameter.name, x, _axis_ticks(parameter))
-        for parameter, x in zip(request.parameters, positions, strict=False)
-    ]
-    ticks = sorted({low, (low + high) / 2, high})
-    axes.append(
-        Axis(METRIC, positions[-1], tuple((_y(_share(tick, low, high)), f"{tick:.4f}") for tick in ticks))
-    )
-    lines = []
-    for trial, objective in sorted(zip(known, objectives, strict=True), key=lambda pair: pair[1]):
-        shares = [_position(parameter, trial.values[parameter.name]) for parameter in request.parameters]
-        shares.append(_share(objective, low, high))
-        path = " ".join(f"{x:.1f},{_y(share):.1f}" for x, share in zip(positions, shares, strict=True))
-        values = values_text(trial.values)
-        lines.append(
-            CrossingLine(
-                f"trial {trial.id}: {values}: {objective:.4f}",
-                path,
-                _share(objective, low, high),
-                _kind(trial, best),
-            )
-        )
-    return axes, lines
-
-
-def _position(parameter: TunedParameter, value: Any) -> float:
-    """Returns the position of a value on its axis, 0..1, on the scale of the search."""
-    if parameter.values:
-        values = list(parameter.values)
-        return values.index(value) / (len(values) - 1) if len(values) > 1 else 0.5
-    low, high = parameter.minimum, parameter.maximum
-    if parameter.scale == "UNIT_LOG_SCALE":
-        return _share(math.log(value), math.log(low), math.log(high))
-    if parameter.scale == "UNIT_REVERSE_LOG_SCALE":
-        return 1 - _share(math.log(low + high - value), math.log(low), math.log(high))
-    return _share(float(value), low, high)
-
-
-def _axis_ticks(parameter: TunedParameter) -> tuple[tuple[float, str], ...]:
-    if parameter.values:
-        step = math.ceil(len(parameter.values) / (2 * _TICKS))
-        return tuple(
-            (_y(_position(parameter, value)), value_text(value)) for value in parameter.values[::step]
-        )
-    low, high = parameter.minimum, parameter.maximum
-    ticks = [low + (high - low) * index / (_TICKS - 1) for index in range(_TICKS)]
-    if "LOG" in parameter.scale:
-        ticks = [low * (high / low) ** (index / (_TICKS - 1)) for index in range(_TICKS)]
-    if parameter.scale == "UNIT_REVERSE_LOG_SCALE":
-        ticks = [low + high - tick for tick in ticks]
-    # Despite rounding, no tick is outside the range.
-    ticks = [min(max(tick, low), high) for tick in ticks]
-    return tuple((_y(_position(parameter, tick)), f"{tick:.3g}") for tick in ticks)
-
-
-def _share(value: float, low: float, high: float) -> float:
-    return (value - low) / (high - low) if high > low else 0.5
-
-
-def _y(share: float) -> float:
-    return round(_AXES_BOTTOM - share * (_AXES_BOTTOM - _AXES_TOP), 1)
 
 
 def _seconds(trial: Trial) -> float | None:
