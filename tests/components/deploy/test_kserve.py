@@ -24,6 +24,7 @@ from imgpipe.components.deploy.kserve import deploy_to_kserve, find_kserve_model
 from imgpipe.components.deploy.serving import find_serving_model
 from imgpipe.components.platforms.kubernetes.client import MANAGED_BY, connect
 from imgpipe.components.platforms.kubernetes.storage_access import check_s3_access
+from tests.servers.deployments import deploy_model
 from tests.servers.kserve import (
     CRASHES,
     EARLY_PORT,
@@ -45,13 +46,7 @@ LONGEST = "a" * 46
 @pytest.fixture
 def deploy(on_kserve, models):
     """``deploy(0, canary_percent=10)`` deploys the first model with the real client."""
-
-    def run(number, **values):
-        return deploy_to_kserve(
-            models[number], DeployArguments(**{**on_kserve, "deploy_timeout_seconds": 10, **values})
-        )
-
-    return run
+    return lambda number, **values: deploy_model(models[number], on_kserve, **values)
 
 
 @pytest.fixture

@@ -2,33 +2,15 @@ import pytest
 
 from imgpipe.components.common.errors import CheckFailedError, InvalidArgumentError, UnavailableError
 from imgpipe.components.common.model_folder import model_digest
-from imgpipe.components.deploy.arguments import DeployArguments
-from imgpipe.components.deploy.vertex import deploy_to_vertex
+from tests.servers.deployments import deploy_model
 from tests.servers.faults import Fault, once, start_fault_proxy
 
 
 @pytest.fixture
-def deploy(vertex, cloud, models, monkeypatch):
+def deploy(on_vertex, models, monkeypatch):
     """``deploy(0, canary_percent=10)`` deploys the first model with the real clients."""
     monkeypatch.setattr("imgpipe.components.deploy.vertex._PROBE_SECONDS", 0.1)
-
-    def run(number, **values):
-        settings = {
-            "project": "flowers",
-            "vertex_endpoint": vertex.address,
-            "serving_image": "europe-docker.pkg.dev/flowers/images/serving:2.21",
-            "deploy_timeout_seconds": 20,
-            **values,
-        }
-        arguments = DeployArguments(
-            deploy_target="vertex",
-            deploy_dir="gs://photos/serving/flowers",
-            region="europe-west4",
-            **settings,
-        )
-        return deploy_to_vertex(models[number], arguments)
-
-    return run
+    return lambda number, **values: deploy_model(models[number], on_vertex, **values)
 
 
 def endpoint(vertex):
@@ -122,7 +104,7 @@ def test_a_model_that_a_killed_step_deployed_is_checked_by_the_next(percent, dep
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("imgpipe.components.deploy.vertex._probe_or_roll_back", killed)
+        patched.setattr("imgpipe.components.deploy.vertex._Rollout.probe_or_roll_back", killed)
         with pytest.raises(KeyboardInterrupt):
             deploy(1, canary_percent=percent)
     vertex.writes.clear()
