@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import not_
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -205,19 +206,25 @@ class _Rollout:
     def _wait(self, check: Callable[[], str]) -> None:
         """Repeats a check until it returns ""; an API server that does not respond is asked again."""
         last_reason = ""
-        while True:
+
+        def check_and_log() -> str:
+            nonlocal last_reason
             try:
                 reason = check()
             except (InterruptedRunError, InvalidResponseError) as error:
                 reason = error.problem
-            if not reason:
-                return
-            if time.monotonic() > self.deadline:
-                raise CheckFailedError(f"the model was not ready in time: {reason}", where=self.service.name)
-            if reason != last_reason:
-                last_reason = reason
+            if reason and reason != last_reason:
                 log_event("waiting", f"deploy: waiting for {self.service.name}: {reason}")
-            time.sleep(POLL_SECONDS)
+            last_reason = reason
+            return reason
+
+        left = self.deadline - time.monotonic()
+        try:
+            poll(check_and_log, not_, first_pause=POLL_SECONDS, max_pause=POLL_SECONDS, timeout=left)
+        except TimeoutError:
+            raise CheckFailedError(
+                f"the model was not ready in time: {last_reason}", where=self.service.name
+            ) from None
 
 
 def deploy_to_kserve(model_folder: Path, arguments: DeployArguments) -> Deployment:
