@@ -34,6 +34,7 @@ _HEALTH = "/apis/v2beta1/healthz"
 _HEALTH_TIMEOUT_SECONDS = 10
 # An address that does not respond is more often wrong than a server that restarts.
 _CONNECT_SECONDS = 10.0
+FORBIDDEN, _CONFLICT = 403, 409
 
 
 @dataclass
@@ -123,26 +124,42 @@ class KubeflowClient:
     def create_experiment(self) -> str:
         """Returns the id of imgpipe's experiment, which is created if it does not exist."""
 
-        def find_or_create(api: Any) -> str:
-            import kfp_server_api
-
-            found = self._find_experiment(api)
-            if found:
-                return found
+        def create(api: Any) -> str:
             experiment = api.api_models.V2beta1Experiment(
                 display_name=EXPERIMENT, namespace=self.resolved_namespace(api)
             )
-            try:
-                created = api.experiments.experiment_service_create_experiment(experiment=experiment)
-            except kfp_server_api.ApiException as error:
-                # Names of experiments are unique: another client has created it.
-                if error.status != 409:
-                    raise
-                return self._find_experiment(api)
-            check_id(created.experiment_id, "create the experiment")
-            return str(created.experiment_id)
+            return str(
+                api.experiments.experiment_service_create_experiment(experiment=experiment).experiment_id
+                or ""
+            )
 
-        return self.read("create the experiment", find_or_create)
+        return self.find_or_create("create the experiment", self._find_experiment, create)
+
+    def find_or_create(self, action: str, find: Callable[[Any], str], create: Callable[[Any], str]) -> str:
+        """Returns the id of a resource with a unique name, which is created if it does not exist.
+
+        Args:
+            action: See ``send``.
+            find: Returns the id, or "" if there is none.
+            create: Creates it and returns its id.
+        """
+
+        def request(api: Any) -> str:
+            import kfp_server_api
+
+            if found := find(api):
+                return found
+            try:
+                return create(api)
+            except kfp_server_api.ApiException as error:
+                # Another client has created it.
+                if error.status != _CONFLICT:
+                    raise
+                return find(api)
+
+        identifier = self.read(action, request)
+        check_id(identifier, action)
+        return identifier
 
     def resolved_namespace(self, api: Any) -> str | None:
         """Returns the namespace, or else that of KFP's own configuration file; None if there is none."""
@@ -203,9 +220,11 @@ def translate_errors(action: str) -> Iterator[None]:
                 remedy="try again; a run that was started is not started twice",
                 retry_after=retry_after_seconds(error.headers),
             ) from None
-        if error.status in (401, 403):
+        if error.status in (401, FORBIDDEN):
             raise UnavailableError(
-                text, remedy="give a token with --token, or ask an administrator for the permission"
+                text,
+                remedy="give a token with --token, or ask an administrator for the permission",
+                status=error.status,
             ) from None
         if error.status == 404:
             raise MissingInputError(text, remedy="check the name and --host") from None

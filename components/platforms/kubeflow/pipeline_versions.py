@@ -1,13 +1,10 @@
 """Uploads a compiled pipeline to Kubeflow Pipelines once, so that its runs have a name there."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.platforms.kubeflow.client import KubeflowClient, check_id, equals
-
-_CONFLICT = 409
+from imgpipe.components.common.errors import InvalidArgumentError, UnavailableError
+from imgpipe.components.platforms.kubeflow.client import FORBIDDEN, KubeflowClient, equals
 
 
 def find_or_upload(
@@ -24,7 +21,7 @@ def find_or_upload(
         description: What the pipeline does; the browser shows it on the pipeline's page.
 
     Returns:
-        None if the account may not create pipelines.
+        None if the account may not list or create pipelines.
     """
 
     def find_pipeline(api: Any) -> str:
@@ -44,9 +41,7 @@ def find_or_upload(
         return str(api.pipelines.pipeline_service_create_pipeline(pipeline=pipeline).pipeline_id or "")
 
     try:
-        pipeline_id = client.read(
-            f"create the pipeline {name}", lambda api: _find_or_create(api, find_pipeline, create_pipeline)
-        )
+        pipeline_id = client.find_or_create(f"create the pipeline {name}", find_pipeline, create_pipeline)
 
         def find_version(api: Any) -> str:
             page = api.pipelines.pipeline_service_list_pipeline_versions(
@@ -63,33 +58,10 @@ def find_or_upload(
             )
             return str(uploaded.pipeline_version_id or "")
 
-        version_id = client.read(
-            f"upload the pipeline {name}", lambda api: _find_or_create(api, find_version, upload)
-        )
-    except (InvalidArgumentError, _NotAllowedError):
+        return pipeline_id, client.find_or_create(f"upload the pipeline {name}", find_version, upload)
+    except (InvalidArgumentError, UnavailableError) as error:
         # KFP answers a lack of permission for uploads with 400 "Failed to create a pipeline"
         # (pipeline_upload_server.go, 2.17).
-        return None
-    check_id(pipeline_id, f"create the pipeline {name}")
-    check_id(version_id, f"upload the pipeline {name}")
-    return pipeline_id, version_id
-
-
-class _NotAllowedError(Exception):
-    """The account may not create pipelines."""
-
-
-def _find_or_create(api: Any, find: Callable[[Any], str], create: Callable[[Any], str]) -> str:
-    import kfp_server_api
-
-    if found := find(api):
-        return found
-    try:
-        return create(api)
-    except kfp_server_api.ApiException as error:
-        if error.status == 403:
-            raise _NotAllowedError from None
-        # Names are unique: another client has created it.
-        if error.status != _CONFLICT:
+        if isinstance(error, UnavailableError) and error.status != FORBIDDEN:
             raise
-        return find(api)
+        return None

@@ -1,6 +1,6 @@
 """What Kubeflow Pipelines keeps of a run beside the run itself: its Workflow, its pipeline, its logs.
 
-The functions get KFP's own client and raise its errors.
+The functions get KFP's own client; those that read its API raise its errors.
 """
 
 import json
@@ -8,8 +8,8 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
-from imgpipe.components.common.errors import InterruptedRunError
-from imgpipe.components.platforms.responses import TRANSIENT_STATUSES, is_page, retry_after_seconds
+from imgpipe.components.platforms.kubeflow.client import translate_errors
+from imgpipe.components.platforms.responses import TRANSIENT_STATUSES, is_page
 
 _TIMEOUT_SECONDS = 60
 _OK, _NOT_FOUND, _SERVER_ERROR = 200, 404, 500
@@ -80,7 +80,7 @@ def read_artifact(api: Any, uri: str, namespace: str) -> str | None:
     Raises:
         InterruptedRunError: if the web interface does not respond now.
     """
-    import urllib3
+    import kfp_server_api
 
     scheme, _, path = uri.partition("://")
     bucket, _, key = path.partition("/")
@@ -95,26 +95,18 @@ def read_artifact(api: Any, uri: str, namespace: str) -> str | None:
         headers["Cookie"] = client.cookie
     client.update_params_for_auth(headers, [], ["Bearer"])
     url = f"{client.configuration.host}/artifacts/get?{urllib.parse.urlencode(query)}"
-    try:
+    with translate_errors("read an artifact from the web interface"):
         response = client.rest_client.pool_manager.request(
             "GET", url, headers=headers, redirect=False, timeout=_TIMEOUT_SECONDS
         )
-    except urllib3.exceptions.HTTPError as error:
-        raise _interrupted(type(error).__name__) from None
-    # 500 is also the status for an object that does not exist.
-    if response.status in TRANSIENT_STATUSES and response.status != _SERVER_ERROR:
-        raise _interrupted(str(response.status), retry_after_seconds(response.headers))
+        # 500 is also the status for an object that does not exist.
+        if response.status in TRANSIENT_STATUSES and response.status != _SERVER_ERROR:
+            error = kfp_server_api.ApiException(response.status, response.reason)
+            error.headers = response.headers
+            raise error
     text = str(response.data.decode("utf-8", "replace"))
     # Without the web interface, e.g. at the address of ml-pipeline, or behind a login, it is a page.
     return text if response.status == _OK and not is_page(text) else None
-
-
-def _interrupted(cause: str, retry_after: float = 0.0) -> InterruptedRunError:
-    return InterruptedRunError(
-        f"Kubeflow's web interface did not return an artifact: {cause}",
-        remedy="try again; if it happens again, check --host",
-        retry_after=retry_after,
-    )
 
 
 def _api_client(api: Any) -> Any:
