@@ -1,9 +1,12 @@
 """Asks Kubernetes what this account may do, and returns the manifest that grants what it may not."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+import yaml
 from kubernetes import client
 
 from imgpipe.components.common.errors import UnavailableError
@@ -15,6 +18,7 @@ from imgpipe.components.platforms.polling import retry
 _VERSIONS = {"serving.kserve.io": "v1beta1", "kubeflow.org": "v1beta1", "serving.knative.dev": "v1"}
 _PRODUCTS = {"serving.kserve.io": "KServe", "kubeflow.org": "Katib"}
 _ACTION = "say what an account may do"
+_RBAC, _SERVICE_ACCOUNT = "rbac.authorization.k8s.io", "system:serviceaccount:"
 
 
 @dataclass(frozen=True)
@@ -112,17 +116,10 @@ def _is_allowed(cluster: Cluster, need: Need, verb: str, account: str) -> bool:
     attributes = client.V1ResourceAttributes(
         namespace=cluster.namespace, group=need.group, resource=resource, subresource=subresource, verb=verb
     )
+    spec = {"resourceAttributes": attributes, **({"user": account} if account else {})}
+    send = reviews.create_subject_access_review if account else reviews.create_self_subject_access_review
     with translate_errors(_ACTION, remedy="allow subjectaccessreviews"):
-        if account:
-            spec = client.V1SubjectAccessReviewSpec(user=account, resource_attributes=attributes)
-            review = reviews.create_subject_access_review(
-                client.V1SubjectAccessReview(spec=spec), _request_timeout=REQUEST_TIMEOUT_SECONDS
-            )
-        else:
-            own = client.V1SelfSubjectAccessReviewSpec(resource_attributes=attributes)
-            review = reviews.create_self_subject_access_review(
-                client.V1SelfSubjectAccessReview(spec=own), _request_timeout=REQUEST_TIMEOUT_SECONDS
-            )
+        review = send({"spec": spec}, _request_timeout=REQUEST_TIMEOUT_SECONDS)
         return bool(review.status.allowed)
 
 
@@ -135,37 +132,33 @@ def _own_account(cluster: Cluster) -> str:
         return str(review.status.user_info.username)
 
 
-def _manifest(needs: Iterable[Need], namespace: str, account: str) -> str:
+def _manifest(needs: Sequence[Need], namespace: str, account: str) -> str:
     """Returns a Role with the needs, and a RoleBinding of the account, as YAML."""
-    needs = list(needs)
     # One Role a kind, so that one does not replace the other.
-    metadata = f"  metadata: {{name: imgpipe-{needs[0].resource}, namespace: {namespace}}}"
-    prefix = "system:serviceaccount:"
-    subject = f"{{kind: User, name: '{account}', apiGroup: rbac.authorization.k8s.io}}"
-    if account.startswith(prefix):
-        owner, _, name = account.removeprefix(prefix).partition(":")
-        subject = f"{{kind: ServiceAccount, name: {name}, namespace: {owner}}}"
-    return "\n".join(
-        [
-            # One list instead of two documents: it can be copied from a log, where it is indented.
-            "apiVersion: v1",
-            "kind: List",
-            "items:",
-            "- apiVersion: rbac.authorization.k8s.io/v1",
-            "  kind: Role",
-            metadata,
-            "  rules:",
-            *(
-                f"  - {{apiGroups: ['{need.group}'], resources: [{need.resource}], "
-                f"verbs: [{', '.join(need.verbs)}]}}"
-                for need in needs
-            ),
-            "- apiVersion: rbac.authorization.k8s.io/v1",
-            "  kind: RoleBinding",
-            metadata,
-            "  roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, "
-            f"name: imgpipe-{needs[0].resource}}}",
-            "  subjects:",
-            f"  - {subject}",
-        ]
-    )
+    name = f"imgpipe-{needs[0].resource}"
+    subject = {"kind": "User", "name": account, "apiGroup": _RBAC}
+    if account.startswith(_SERVICE_ACCOUNT):
+        owner, _, account_name = account.removeprefix(_SERVICE_ACCOUNT).partition(":")
+        subject = {"kind": "ServiceAccount", "name": account_name, "namespace": owner}
+    rules = [
+        {"apiGroups": [need.group], "resources": [need.resource], "verbs": list(need.verbs)} for need in needs
+    ]
+    contents: dict[str, dict[str, Any]] = {
+        "Role": {"rules": rules},
+        "RoleBinding": {
+            "roleRef": {"apiGroup": _RBAC, "kind": "Role", "name": name},
+            "subjects": [subject],
+        },
+    }
+    items = [
+        {
+            "apiVersion": f"{_RBAC}/v1",
+            "kind": kind,
+            "metadata": {"name": name, "namespace": namespace},
+            **content,
+        }
+        for kind, content in contents.items()
+    ]
+    # One list instead of two documents: it can be copied from a log, where it is indented.
+    manifest = {"apiVersion": "v1", "kind": "List", "items": items}
+    return str(yaml.safe_dump(manifest, sort_keys=False, default_flow_style=None, width=math.inf)).rstrip()
