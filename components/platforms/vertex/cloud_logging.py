@@ -4,9 +4,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
-from imgpipe.components.common.errors import InterruptedRunError, UnavailableError
 from imgpipe.components.platforms.polling import retry
-from imgpipe.components.platforms.responses import TRANSIENT_STATUSES, retry_after_seconds
 from imgpipe.components.platforms.vertex.client import (
     VertexLocation,
     authorized_session,
@@ -18,6 +16,7 @@ from imgpipe.components.platforms.vertex.errors import translate_errors
 _ADDRESS = "https://logging.googleapis.com"
 # The API's limit.
 _PAGE_SIZE = 1000
+_REMEDY = "grant your account the role roles/logging.viewer"
 
 
 class CloudLogging:
@@ -52,21 +51,14 @@ class CloudLogging:
             request["pageToken"] = page["nextPageToken"]
 
     def _page(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        from google.api_core import exceptions
+
         endpoint = self._location.endpoint
         address = f"{endpoint if is_plain_http(endpoint) else _ADDRESS}/v2/entries:list"
-        with translate_errors("read the logs"):
+        with translate_errors("read the logs", denied_remedy=_REMEDY):
             response = self._session.post(address, json=request)
-        if response.status_code in TRANSIENT_STATUSES:
-            raise InterruptedRunError(
-                f"Cloud Logging is temporarily unavailable: {response.text[:300]}",
-                remedy="try again in a minute; the job keeps running",
-                retry_after=retry_after_seconds(response.headers),
-            )
-        if response.status_code != 200:
-            raise UnavailableError(
-                f"Cloud Logging denied access to the logs: {response.text[:300]}",
-                remedy="grant your account the role roles/logging.viewer",
-            )
+            if response.status_code != 200:
+                raise exceptions.from_http_response(response)
         return dict(response.json())
 
     @cached_property

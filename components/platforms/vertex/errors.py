@@ -19,10 +19,32 @@ from imgpipe.components.platforms.responses import TRANSIENT_STATUSES, retry_aft
 
 _CODES_BY_HTTP_STATUS = {401: 16, 403: 7, 404: 5, 409: 6}
 _QUOTA_REMEDY = "request more quota in that region, or use another region"
+_DENIED_REMEDY = (
+    "grant the account the role roles/aiplatform.user, and the job's service account access to its buckets; "
+    "`imgpipe check` names the accounts"
+)
+# By google.rpc.Code.
+_ERRORS: dict[int, tuple[type[PipelineError], str]] = {
+    4: (InvalidArgumentError, "raise the timeout; a training resumes from its checkpoints"),
+    5: (MissingInputError, "check the project, the region and the name"),
+    6: (InvalidArgumentError, "use another name"),
+    8: (
+        InterruptedRunError,
+        "the region is short of that machine: retry later, or use another region or flex-start",
+    ),
+    **dict.fromkeys(
+        (3, 9, 11),
+        (InvalidArgumentError, "correct the request; `imgpipe submit --dry-run` shows it"),
+    ),
+    **dict.fromkeys((7, 16), (UnavailableError, _DENIED_REMEDY)),
+    **dict.fromkeys((1, 10, 13, 14), (InterruptedRunError, "try again")),
+}
 
 
 @contextmanager
-def translate_errors(action: str, *, where: str = "", needs_machines: bool = False) -> Iterator[None]:
+def translate_errors(
+    action: str, *, where: str = "", needs_machines: bool = False, denied_remedy: str = _DENIED_REMEDY
+) -> Iterator[None]:
     """Raises our errors in place of the client library's.
 
     The failure of a request is not that of a job: 429 is a rate limit and 504 a busy service. The failure of
@@ -32,6 +54,7 @@ def translate_errors(action: str, *, where: str = "", needs_machines: bool = Fal
         action: What the block does, for the message, e.g. ``create the job``.
         where: The resource or location, for the message.
         needs_machines: Whether the service may refuse the request for lack of quota for machines.
+        denied_remedy: What to do if the account lacks the permission.
 
     Raises:
         InterruptedRunError: if the service cannot be reached, is busy or restarts.
@@ -59,7 +82,10 @@ def translate_errors(action: str, *, where: str = "", needs_machines: bool = Fal
                 remedy="try again; jobs and models that were created are reused",
                 retry_after=wait,
             ) from None
-        raise error_of_status(_CODES_BY_HTTP_STATUS.get(status, 3), text, where=where) from None
+        code = _CODES_BY_HTTP_STATUS.get(status, 3)
+        if code in (7, 16):
+            raise UnavailableError(text, where=where, remedy=denied_remedy) from None
+        raise error_of_status(code, text, where=where) from None
     except ParseError as error:
         raise InvalidResponseError(
             f"the response to a request to {action} is not one of Vertex AI: {error}",
@@ -94,28 +120,7 @@ def error_of_status(code: int, text: str, *, where: str = "") -> PipelineError:
         text: What went wrong.
         where: The resource or location.
     """
-    error_class: type[PipelineError] = InternalError
-    remedy = "see the job's logs"
-    if code in (3, 9, 11):
-        error_class, remedy = InvalidArgumentError, "correct the request; `imgpipe submit --dry-run` shows it"
-    elif code == 5:
-        error_class, remedy = MissingInputError, "check the project, the region and the name"
-    elif code in (7, 16):
-        error_class = UnavailableError
-        remedy = (
-            "grant the account the role roles/aiplatform.user, and the job's service account access to its "
-            "buckets; `imgpipe check` names the accounts"
-        )
-    elif code == 8 and "quota" in text.lower():
+    error_class, remedy = _ERRORS.get(code, (InternalError, "see the job's logs"))
+    if code == 8 and "quota" in text.lower():
         error_class, remedy = UnavailableError, _QUOTA_REMEDY
-    elif code == 8:
-        error_class = InterruptedRunError
-        remedy = "the region is short of that machine: retry later, or use another region or flex-start"
-    elif code == 4:
-        error_class = InvalidArgumentError
-        remedy = "raise the timeout; a training resumes from its checkpoints"
-    elif code in (1, 10, 13, 14):
-        error_class, remedy = InterruptedRunError, "try again"
-    elif code == 6:
-        error_class, remedy = InvalidArgumentError, "use another name"
     return error_class(text, where=where, remedy=remedy)
