@@ -29,7 +29,10 @@ def default_credentials() -> tuple[Any, str]:
         credentials, project = google.auth.default(scopes=_SCOPES)
     # The library raises these for a file that does not contain credentials.
     except (GoogleAuthError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise no_credentials(error) from None
+        raise _error(
+            f"{VARIABLE}={named_credentials()!r} gives no credentials: {_reason(error)}",
+            "there are no credentials for Google Cloud",
+        ) from None
     if account := _impersonated_account.get():
         from google.auth import impersonated_credentials
 
@@ -71,33 +74,16 @@ def account_of_step() -> str:
     return account if "@" in account else ""
 
 
-def no_credentials(error: Exception) -> UnavailableError:
-    """Returns the error for a machine without Google Cloud credentials.
-
-    Args:
-        error: The client library's error. It is shown only if the variable names a file: the variable
-            overrides a login.
-    """
-    if named_credentials():
-        return UnavailableError(
-            f"{VARIABLE}={named_credentials()!r} gives no credentials: {_reason(error)}",
-            remedy=f"set it to a file with credentials; or unset it, and run {LOGIN}",
-        )
-    return _unavailable("there are no credentials for Google Cloud")
-
-
 def refused_credentials(error: Exception) -> UnavailableError:
     """Returns the error for credentials that do not work.
 
     Args:
         error: The client library's error.
     """
-    if named_credentials():
-        return UnavailableError(
-            f"the credentials in {VARIABLE}={named_credentials()!r} do not work: {_reason(error)}",
-            remedy=f"set it to another file with credentials; or unset it, and run {LOGIN}",
-        )
-    return _unavailable(f"the credentials for Google Cloud do not work: {_reason(error)}")
+    return _error(
+        f"the credentials in {VARIABLE}={named_credentials()!r} do not work: {_reason(error)}",
+        f"the credentials for Google Cloud do not work: {_reason(error)}",
+    )
 
 
 def named_credentials() -> str:
@@ -105,10 +91,13 @@ def named_credentials() -> str:
     return os.environ.get(VARIABLE, "")
 
 
-def _unavailable(problem: str) -> UnavailableError:
-    return UnavailableError(
-        problem, remedy=f"run {LOGIN}; in a pipeline step, grant its service account access"
-    )
+def _error(problem_of_file: str, problem: str) -> UnavailableError:
+    """Returns the first problem if the variable names a file, which overrides a login; else the second."""
+    if named_credentials():
+        remedy = f"set it to another file with credentials; or unset it, and run {LOGIN}"
+        return UnavailableError(problem_of_file, remedy=remedy)
+    remedy = f"run {LOGIN}; in a pipeline step, grant its service account access"
+    return UnavailableError(problem, remedy=remedy)
 
 
 def _reason(error: Exception) -> str:
