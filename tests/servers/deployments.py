@@ -1,8 +1,6 @@
 """Fixtures of the deployment targets on loopback, KServe and Vertex AI, and of models to deploy."""
 
 import io
-import json
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ from PIL import Image
 from imgpipe.components.common.verification import write_verification
 from imgpipe.components.deploy import kserve
 from imgpipe.components.deploy.arguments import DeployArguments
-from tests.servers.http_server import serve_json
+from tests.servers.http_server import serve_target
 from tests.servers.kserve import Cluster, answers, load_from, serve_cluster
 from tests.servers.kubeflow import use_kubeconfig
 from tests.servers.vertex_models import VertexModels
@@ -39,17 +37,6 @@ def _picture(seed):
     pixels = np.random.default_rng(seed).integers(0, 255, (8, 8, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-@contextmanager
-def serve_target(target):
-    """Serves ``target.handle(method, path, query, body)``, which returns status and JSON."""
-
-    def respond(method, path, query, body):
-        return target.handle(method, path, query, json.loads(body) if body else None)
-
-    with serve_json(respond) as target.address:
-        yield target
 
 
 @pytest.fixture
@@ -99,7 +86,7 @@ def deploy_model(model, deployment, **values):
 
     image = {"serving_image": "europe-docker.pkg.dev/flowers/images/serving:2.21"}
     more = image if deployment["deploy_target"] == "vertex" else {}
-    return deploy(model, DeployArguments(**deployment, **more, deploy_timeout_seconds=20, **values))
+    return deploy(model, DeployArguments(**{**deployment, **more, "deploy_timeout_seconds": 20, **values}))
 
 
 @pytest.fixture(params=["kserve", "vertex"])

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from tests.servers.http_server import Handler, serve
 
 HELD_SECONDS = 5.0
+# Each connection has its own.
+_NOT_FORWARDED = ("content-length", "transfer-encoding", "connection", "expect", "server", "date")
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,9 @@ class Fault:
     """What happens to one request.
 
     Attributes:
-        kind: ``status``, ``page``, ``null``, ``broken``, ``silence``, ``reset``, ``restart``, or ``cut``: the
-            connection is reset in the middle of the response.
+        kind: ``status``, ``page``, ``null``, ``broken``, ``silence``, ``reset``, ``restart``, ``cut``: the
+            connection is reset in the middle of the content, or ``short``: the content ends there, as if it
+            were complete.
         executed: Whether the server executes the request before its response is lost.
         status: Status of a ``status``.
         retry_after: Value of ``Retry-After``; empty = none.
@@ -37,13 +40,14 @@ class FaultProxy:
     """Forwards requests to a server, except those that ``choose(method, path)`` returns a fault for.
 
     Attributes:
-        choose: Returns the fault of a request, or None.
+        choose: Returns the fault of a request, a function that gets the handler and answers instead, or None.
+        on_response: Gets status, content and headers of the server's responses.
         injected: The faults so far.
     """
 
-    def __init__(self, target, choose):
+    def __init__(self, target, choose, on_response=lambda *_: None):
         self.target = urllib.parse.urlsplit(target).netloc
-        self.choose = choose
+        self.choose, self.on_response = choose, on_response
         self.injected = []
         self.address = ""
         self._up_again = 0.0
@@ -51,8 +55,15 @@ class FaultProxy:
     def handle(self, handler):
         """Answers one request."""
         body = handler.read_body()
+        if len(body) < int(handler.headers.get("Content-Length", 0)):
+            # The client was terminated. A server with one thread would wait for the rest.
+            handler.close_connection = True
+            return
         is_down = time.monotonic() < self._up_again
         fault = None if is_down else self.choose(handler.command, handler.path)
+        if callable(fault):
+            fault(handler)
+            return
         if fault is not None:
             self.injected.append(fault)
             if fault.kind == "restart":
@@ -72,15 +83,18 @@ class FaultProxy:
         elif fault.kind in ("null", "broken"):
             content = b"null" if fault.kind == "null" else (response[1] if response else b'{"runs": ')[:-1]
             handler.send(200, content, Content_Type="application/json")
-        elif fault.kind == "cut":
-            content = response[1] if response else b'{"items": []}'
-            handler.send_response(200)
-            handler.send_header("Content-Type", "application/json")
-            handler.send_header("Content-Length", str(len(content)))
-            handler.end_headers()
-            handler.wfile.write(content[: len(content) // 2])
-            handler.wfile.flush()
-            _reset(handler)
+        elif fault.kind in ("cut", "short"):
+            status, content, headers = response or (
+                200,
+                b'{"items": []}',
+                {"Content-Type": "application/json"},
+            )
+            half = content[: len(content) // 2]
+            length = len(half if fault.kind == "short" else content)
+            handler.send(status, half, **{"Content_Length": str(length), **headers})
+            handler.close_connection = True
+            if fault.kind == "cut":
+                _reset(handler)
         elif fault.kind == "silence":
             # Until the client closes the connection.
             handler.connection.settimeout(HELD_SECONDS)
@@ -92,15 +106,20 @@ class FaultProxy:
 
     def _forward(self, handler, body):
         connection = http.client.HTTPConnection(self.target, timeout=30)
-        skipped = ("host", "connection", "transfer-encoding", "content-length")
-        headers = {name: value for name, value in handler.headers.items() if name.lower() not in skipped}
         try:
-            connection.request(handler.command, handler.path, body=body, headers=headers)
+            connection.request(handler.command, handler.path, body, _forwarded(handler.headers.items()))
             response = connection.getresponse()
-            content_type = {"Content_Type": response.getheader("Content-Type", "application/json")}
-            return response.status, response.read(), content_type
+            content, headers = response.read(), _forwarded(response.getheaders())
         finally:
             connection.close()
+        if handler.command == "HEAD":
+            headers["Content_Length"] = response.getheader("Content-Length", "0")
+        self.on_response(response.status, content, headers)
+        return response.status, content, headers
+
+
+def _forwarded(headers):
+    return {name: value for name, value in headers if name.lower() not in _NOT_FORWARDED}
 
 
 def _reset(handler):
@@ -111,9 +130,9 @@ def _reset(handler):
 
 
 @contextmanager
-def start_fault_proxy(target, choose):
-    """Yields a proxy in front of the server at ``target``."""
-    proxy = FaultProxy(target, choose)
+def start_fault_proxy(*arguments):
+    """Yields a ``FaultProxy``."""
+    proxy = FaultProxy(*arguments)
 
     class ProxyHandler(Handler):
         def respond(self):

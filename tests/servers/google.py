@@ -1,10 +1,8 @@
 """Google Cloud services on loopback: buckets, accounts, permissions, images."""
 
-import json
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from tests.servers.http_server import serve_json
+from tests.servers.http_server import serve_target
 
 
 class Anything:
@@ -45,7 +43,7 @@ class GoogleServer:
     closed: tuple = ()
     address: str = ""
 
-    def respond(self, path, query, body):
+    def handle(self, _method, path, query, body):
         if self.closed and path.startswith(self.closed):
             return 403, {"error": {"message": "forbidden"}}
         parts = path.strip("/").split("/")
@@ -89,13 +87,6 @@ class GoogleServer:
         return (200, found[0]) if found else (404, {"error": {"message": "No such object"}})
 
 
-@contextmanager
 def start_google_server():
-    """Yields a server without resources."""
-    google = GoogleServer()
-
-    def respond(_method, path, query, body):
-        return google.respond(path, query, json.loads(body) if body else {})
-
-    with serve_json(respond) as google.address:
-        yield google
+    """Serves a project without resources."""
+    return serve_target(GoogleServer())

@@ -102,6 +102,17 @@ def serve_json(respond, intercept=lambda _: False):
         yield f"http://127.0.0.1:{port}"
 
 
+@contextmanager
+def serve_target(target, intercept=lambda _: False):
+    """Serves ``target.handle(method, path, query, body)``, which gets JSON and returns status and JSON."""
+
+    def respond(method, path, query, body):
+        return target.handle(method, path, query, json.loads(body) if body else None)
+
+    with serve_json(respond, intercept) as target.address:
+        yield target
+
+
 def access_review(path, body, denied, account="system:serviceaccount:kubeflow:pipeline-runner"):
     """Returns the response of Kubernetes to a review of access, or to discovery; None for other paths.
 

@@ -23,7 +23,10 @@ from pathlib import Path
 from kubeflow_katib_api import models
 from kubernetes import client
 
+from imgpipe.components.common.log import LOG_FORMAT_VARIABLE
+
 from .kubeflow import KubeflowServer, start_kubeflow_server
+from .processes import end_process, start_process
 
 RESOURCE_PATH = re.compile(
     r"/apis/kubeflow\.org/v1beta1/namespaces/([^/]+)/(experiments|trials|suggestions)(?:/([^/]+))?"
@@ -234,21 +237,28 @@ class KatibServer(KubeflowServer):
             del self.katib_pods[pod["metadata"]["name"]]
         process = self.processes.get(name)
         if process and process.poll() is None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
+            end_process(process)
             threading.Thread(target=self._kill_after_grace, args=(process,), daemon=True).start()
 
     def _kill_after_grace(self, process):
         try:
             process.wait(self.grace_seconds)
         except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            end_process(process, signal.SIGKILL)
 
     def evict(self, name):
         """Evicts the pod of a trial: its main process gets SIGTERM, and the others die with it."""
         self._pods_of(name)[-1]["evicted"] = True
         self.processes[name].send_signal(signal.SIGTERM)
+
+    def kill_training(self, name):
+        """Kills the only child of a trial's shell, as the kernel does when memory runs out."""
+        process = self.processes.get(name)
+        if process and process.poll() is None:
+            # It may just have ended.
+            with suppress(FileNotFoundError, ProcessLookupError):
+                for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+                    os.kill(int(child), signal.SIGKILL)
 
     # ------------------------------------------------------------ webhook
 
@@ -538,7 +548,10 @@ class KatibServer(KubeflowServer):
         with self.lock:
             if name not in self.katib_trials:
                 return None
-            process = self.processes[name] = _start_container(command, container)
+            path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+            given = {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
+            process = start_process(command, **{LOG_FORMAT_VARIABLE: "", "PATH": path, **given})
+            self.processes[name] = process
         filters = [
             re.compile(pattern)
             for pattern in spec["metricsCollectorSpec"]["source"]["filter"]["metricsFormat"]
@@ -547,8 +560,7 @@ class KatibServer(KubeflowServer):
         self._collect(process, trial, folder, filters, objective)
         status = process.wait()
         # With the main process, the others of the container end.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        end_process(process, signal.SIGKILL)
         marker = folder / f"{process.pid}.pid"
         while marker.exists() and marker.read_text().strip() == "early-stopped":
             # pkg/metricscollector/v1beta1/common/pns.go waits until it says "completed".
@@ -644,23 +656,6 @@ class KatibServer(KubeflowServer):
                     if match[0] == objective
                 ]
         return [value for _, _, value in sorted(found)]
-
-
-def _start_container(command, container):
-    """Starts the command of a container, with its variables, in a process group of its own."""
-    variables = {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        cwd=Path(__file__).parents[2],
-        env={
-            **{name: value for name, value in os.environ.items() if name != "IMGPIPE_LOG_FORMAT"},
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            **variables,
-        },
-    )
 
 
 def expand(text, variables):

@@ -13,14 +13,13 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from imgpipe.components.images.probe_image import probe_image
-from tests.servers.http_server import access_review, serve_json
+from tests.servers.http_server import access_review, serve_target
 
 STANDARD, KNATIVE = "Standard", "Knative"
 STORAGE_URI = "internal.serving.kserve.io/storage-initializer-sourceuri"
@@ -164,7 +163,7 @@ class Cluster:
         handler.send(status, json.dumps(content).encode(), Content_Type="application/json")
         return True
 
-    def handle(self, method, path, body, query=None):
+    def handle(self, method, path, query, body):
         """Returns status and JSON of a request to the API server."""
         if (review := access_review(path, body, self.denied)) is not None:
             return review
@@ -174,9 +173,9 @@ class Cluster:
             return self.draw.choice((429, 500, 503)), {"message": "try again"}
         with self._lock:
             self._advance()
-            return self._respond(method, path, body, query or {})
+            return self._respond(method, path, query, body)
 
-    def _respond(self, method, path, body, query):
+    def _respond(self, method, path, query, body):
         match = re.fullmatch(
             r"/(?:api|apis)/(?:[^/]+/)?v[^/]+(?:/namespaces/([^/]+))?/([^/]+)(?:/([^/]+))?", path
         )
@@ -683,12 +682,6 @@ def load_from(cloud: Any) -> Any:
     return load
 
 
-@contextmanager
-def serve_cluster(cluster: Cluster) -> Iterator[Cluster]:
+def serve_cluster(cluster: Cluster) -> AbstractContextManager[Cluster]:
     """Serves a cluster's API and its predictors on loopback."""
-
-    def respond(method, path, query, body):
-        return cluster.handle(method, path, json.loads(body) if body else None, query)
-
-    with serve_json(respond, cluster.intercept) as cluster.address:
-        yield cluster
+    return serve_target(cluster, cluster.intercept)

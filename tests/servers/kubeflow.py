@@ -7,15 +7,12 @@ steps run with kfp.local as processes on this machine.
 
 import base64
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
 import threading
 import urllib.parse
 import uuid
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,6 +32,7 @@ from tests.servers.kubeflow_rules import (
     page_of,
 )
 from tests.servers.kubeflow_workflow import WORKFLOW, Pod, WorkflowState, node_id
+from tests.servers.processes import end_process, ending_processes, start_process
 from tests.waiting import wait_until
 
 DONE = ("SUCCEEDED", "FAILED", "CANCELED")
@@ -199,8 +197,8 @@ class KubeflowServer:
                 self._end(identifier, "FAILED")
                 workflow = self.workflows.setdefault(identifier, WorkflowState())
                 workflow.cancelled = workflow.finished = True
-                with suppress(KeyError, ProcessLookupError):
-                    os.killpg(self.processes[identifier].pid, signal.SIGTERM)
+                if process := self.processes.get(identifier):
+                    end_process(process)
                 return 200, {}
             if verb in ("disable", "enable"):
                 resources[identifier]["status"] = verb.upper() + "D"
@@ -431,22 +429,10 @@ class KubeflowServer:
                 "artifacts": str(folder / "artifacts"),
             }
             run["state"] = "RUNNING"
-            process = self.processes[run_id] = subprocess.Popen(
-                [sys.executable, "-m", "imgpipe.pipelines.targets.local"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-                cwd=Path(__file__).parents[2],
-                env={
-                    **{name: value for name, value in os.environ.items() if name != LOG_FORMAT_VARIABLE},
-                    "PYTHONUNBUFFERED": "1",
-                },
-            )
+            command = [sys.executable, "-m", "imgpipe.pipelines.targets.local"]
+            process = start_process(command, json.dumps(request), **{LOG_FORMAT_VARIABLE: ""})
+            self.processes[run_id] = process
             workflow = self.workflows[run_id] = WorkflowState()
-        with process.stdin:
-            json.dump(request, process.stdin)
         pod = Pod()
         for line in process.stdout:
             # kfp.local indents the output of a step.
@@ -576,10 +562,5 @@ def start_kubeflow_server(folder, server_class=KubeflowServer):
         status, content = server.respond(method, path, query, body)
         return status, content if status < 300 else {"message": content, "code": status}
 
-    with serve_json(respond, server.require_login) as server.address:
-        try:
-            yield server
-        finally:
-            for process in server.processes.values():
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+    with serve_json(respond, server.require_login) as server.address, ending_processes(server):
+        yield server

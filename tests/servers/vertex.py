@@ -6,13 +6,10 @@ determines the job's state.
 """
 
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from google.protobuf import json_format
 
 from tests.servers.google import GoogleServer
 from tests.servers.http_server import serve_json
+from tests.servers.processes import end_process, ending_processes, start_process
 from tests.waiting import wait_until
 
 STATES = vertex.JobState
@@ -82,7 +80,7 @@ class VertexServer:
             if self.forced_responses:
                 return self.forced_responses.pop(0)
             if "/locations/" not in path and path != "/v2/entries:list":
-                return self.google.respond(path, query, json.loads(body) if body else {})
+                return self.google.handle(method, path, query, json.loads(body) if body else None)
             if path == "/v2/entries:list":
                 return 200, self._entries(json.loads(body))
             path = path.removeprefix("/v1/")
@@ -183,10 +181,8 @@ class VertexServer:
         return {"entries": entries}
 
     def _cancel(self, name):
-        process = self.processes.get(name)
-        if process:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
+        if process := self.processes.get(name):
+            end_process(process)
         resource = self.resources[name]
         if resource.state.name.split("_")[-1] not in DONE:
             resource.state = type(resource.state)[re.sub("STATE_.*", "STATE_CANCELLED", resource.state.name)]
@@ -219,7 +215,7 @@ class VertexServer:
         """Replaces gs:// and /gcs/ with the server's folder."""
         return text.replace("gs://", f"{self.folder}/").replace("/gcs/", f"{self.folder}/")
 
-    def _run(self, name, command):
+    def _run(self, name, command, request=""):
         """Returns the exit status of a command; None if the resource was cancelled before its start."""
         number = name.split("/")[-1]
         with self.lock:
@@ -228,15 +224,7 @@ class VertexServer:
                 return None
             resource.state = type(resource.state)[re.sub("STATE_.*", "STATE_RUNNING", resource.state.name)]
             resource.start_time = datetime.now(UTC)
-            process = self.processes[name] = subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-                cwd=Path(__file__).parents[2],
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            )
+            process = self.processes[name] = start_process(command, request)
         lines = self.logs.setdefault(number, [])
         for line in process.stdout:
             lines.append((datetime.now(UTC).isoformat(), line.rstrip("\n")))
@@ -273,11 +261,8 @@ class VertexServer:
             "parameters": parameters,
             "artifacts": str(folder / "artifacts"),
         }
-        (folder / "request.json").write_text(json.dumps(request))
-        command = '"$0" -m imgpipe.pipelines.targets.local < "$1"'
-        status = self._run(
-            name, ["/bin/sh", "-c", f"exec {command}", sys.executable, str(folder / "request.json")]
-        )
+        command = [sys.executable, "-m", "imgpipe.pipelines.targets.local"]
+        status = self._run(name, command, json.dumps(request))
         with self.lock:
             states = vertex.PipelineState
             if job.state == states.PIPELINE_STATE_CANCELLED:
@@ -294,10 +279,5 @@ class VertexServer:
 def start_vertex_server(folder, server_class=VertexServer):
     """Yields a server; the processes that it has started end with it."""
     vertex_server = server_class(Path(folder))
-    with serve_json(vertex_server.respond) as vertex_server.address:
-        try:
-            yield vertex_server
-        finally:
-            for process in vertex_server.processes.values():
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+    with serve_json(vertex_server.respond) as vertex_server.address, ending_processes(vertex_server):
+        yield vertex_server

@@ -6,19 +6,17 @@ written by the library ``hypertune``, as on Vertex AI.
 
 import json
 import math
-import os
 import random
-import signal
 import statistics
-import subprocess
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from google.cloud import aiplatform_v1 as vertex
 
+from .processes import end_process, start_process
 from .vertex import STATES, VertexServer, start_vertex_server
 
 TRIAL = vertex.Trial.State
@@ -39,8 +37,7 @@ class TuningServer(VertexServer):
         super()._cancel(name)
         for trial, process in list(self.processes.items()):
             if trial.startswith(f"{name}/"):
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGTERM)
+                end_process(process)
 
     def _tune(self, name):
         job = self.resources[name]
@@ -108,19 +105,10 @@ class TuningServer(VertexServer):
         with self.lock:
             if job.state == STATES.JOB_STATE_CANCELLED:
                 return
-            process = self.processes[key] = subprocess.Popen(
+            process = self.processes[key] = start_process(
                 self.local_command(*container.command, *container.args, *parameters),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-                cwd=Path(__file__).parents[2],
-                env={
-                    **os.environ,
-                    "PYTHONUNBUFFERED": "1",
-                    "CLOUD_ML_TRIAL_ID": trial.id,
-                    "CLOUD_ML_HP_METRIC_FILE": str(metrics),
-                },
+                CLOUD_ML_TRIAL_ID=trial.id,
+                CLOUD_ML_HP_METRIC_FILE=str(metrics),
             )
         lines = self.logs.setdefault(key, [])
         reader = threading.Thread(target=lambda: lines.extend(process.stdout), daemon=True)
@@ -133,7 +121,7 @@ class TuningServer(VertexServer):
                 stopped = True
                 with self.lock:
                     job.trials[index].state = TRIAL.STOPPING
-                os.killpg(process.pid, signal.SIGTERM)
+                end_process(process)
         reader.join()
         self._measure(job, index, metrics)
         with self.lock:

@@ -13,8 +13,8 @@ from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.platforms import polling
 from imgpipe.components.platforms.vertex import client
 from tests.pipelines.test_random_faults import LIMITS, RandomFaults
-from tests.servers.deployments import serve_target
 from tests.servers.faults import start_fault_proxy
+from tests.servers.http_server import serve_target
 from tests.servers.vertex_models import VertexModels
 
 CALL_SECONDS = 60

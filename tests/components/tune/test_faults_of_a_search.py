@@ -1,13 +1,11 @@
 """Random faults while a step follows a search or a job: requests, pods and the step itself."""
 
 import json
-import os
 import random
-import signal
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -72,14 +70,6 @@ class Faults:
         return sum(self.counts.values())
 
 
-def kill_training(shell):
-    """Kills the only child of a trial's shell, as the kernel does when memory runs out."""
-    # It may just have ended.
-    with suppress(FileNotFoundError, ProcessLookupError):
-        for child in Path(f"/proc/{shell}/task/{shell}/children").read_text().split():
-            os.kill(int(child), signal.SIGKILL)
-
-
 def follow_a_search(server, responses, dataset, folder, faults):
     """Follows one search to its end, through all faults; checks that no trial is lost or counted twice.
 
@@ -115,7 +105,7 @@ def follow_a_search(server, responses, dataset, folder, faults):
             if victims and faults.draw("evicted trial", 0.2):
                 server.evict(faults.generator.choice(victims))
             elif victims and faults.draw("killed trial", 0.2):
-                kill_training(server.processes[faults.generator.choice(victims)].pid)
+                server.kill_training(faults.generator.choice(victims))
         if faults.draw("evicted step", 0.2):
             raise Terminated
 

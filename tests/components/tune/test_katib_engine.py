@@ -391,14 +391,6 @@ run_command("tune", run)
         process.wait()
 
 
-def kill_trial(server, name):
-    """Kills the training of a trial, as the kernel does when memory runs out."""
-    process = server.processes.get(name)
-    if process and process.poll() is None:
-        for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-            os.kill(int(child), signal.SIGKILL)
-
-
 @pytest.mark.parametrize(
     ("workflow", "prelude"),
     [
@@ -602,7 +594,7 @@ def test_the_running_trials_of_a_failed_search_are_ended_and_a_restart_begins_ag
     server.grace_seconds = 0.5
 
     def report(_):
-        kill_trial(server, next(iter(server.katib_trials)))
+        server.kill_training(next(iter(server.katib_trials)))
 
     with pytest.raises(CheckFailedError, match="1 of 3 trials failed"):
         search(max_failed_trials=1, max_trials=3).run(report)
@@ -637,7 +629,7 @@ def test_a_trial_that_was_killed_states_its_exit_code(server, search):
 
     def report(trials):
         seen.update(trials=trials)
-        kill_trial(server, *server.katib_trials)
+        server.kill_training(*server.katib_trials)
 
     with pytest.raises(PipelineError):
         search(max_trials=1, max_failed_trials=1).run(report)
