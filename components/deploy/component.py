@@ -1,6 +1,7 @@
 """The deploy step as a KFP component."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from kfp.dsl import Artifact, Input, Model, Output
@@ -22,8 +23,8 @@ def deploy(
     """
     from imgpipe.components.deploy.deploy import deploy as run_deployment
 
-    deployed = run_deployment(Path(exported_model.path), arguments)
+    deployed = asdict(run_deployment(Path(exported_model.path), arguments))
     path = Path(deployment.path) / "deployment.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(deployed.to_json(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    deployment.metadata.update(deployed.to_json())
+    path.write_text(json.dumps(deployed, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    deployment.metadata.update(deployed)

@@ -1,5 +1,6 @@
 """Deploys a model to the target that the arguments name."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from imgpipe.components.common.errors import InvalidArgumentError
@@ -40,7 +41,7 @@ def deploy(model_folder: Path, arguments: DeployArguments) -> Deployment:
             "there is no deployment with deploy_target=none",
             remedy="set deploy_target to local, kserve or vertex",
         )
-    log_result("deploy", _summary(deployment, arguments), **deployment.to_json())
+    log_result("deploy", _summary(deployment, arguments), **asdict(deployment))
     return deployment
 
 

@@ -2,9 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from imgpipe.components.common import shared_arguments
 from imgpipe.components.common.arguments import Group, argument
@@ -103,8 +102,8 @@ class Deployment:
         traffic_percent: Share of the traffic.
         changed: False if the model was already deployed like this.
         model_digest: Digest of the model's files.
-        verified: Whether the deployed model itself has given the evaluation's answers (for local: has
-            answered in a new process).
+        verified: Whether the deployed model itself has given the evaluation's answers (for local: whether
+            its files are those that gave them in the export step).
     """
 
     target: str
@@ -115,7 +114,3 @@ class Deployment:
     changed: bool
     model_digest: str
     verified: bool = True
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the deployment as JSON values."""
-        return asdict(self)

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -14,14 +12,13 @@ from pathlib import Path
 from imgpipe.components.common.errors import (
     CheckFailedError,
     InterruptedRunError,
-    MissingInputError,
     must_be_writable,
 )
-from imgpipe.components.common.log import json_environment, log_event, parse_event
+from imgpipe.components.common.log import log_event
 from imgpipe.components.common.model_folder import model_digest, version_folders
 from imgpipe.components.common.published_model import SAVED_MODEL_NAME
 from imgpipe.components.common.shared_arguments import LOCAL_TARGET
-from imgpipe.components.common.verification import VERIFICATION_NAME
+from imgpipe.components.common.verification import VERIFICATION_NAME, read_verified_model
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.deployment import Deployment
 from imgpipe.components.storage import copy_folder, local_path, move_folder
@@ -31,7 +28,7 @@ _REQUEST_TIMEOUT_SECONDS = 5.0
 
 
 def deploy_locally(model_folder: Path, arguments: DeployArguments) -> Deployment:
-    """Adds a model to a folder as its latest version, after a new process has loaded and run it.
+    """Adds a model to a folder as its latest version, if its files are those that the export step verified.
 
     The new version appears in one step. If the latest version is the same model, nothing changes. Older
     versions are kept: to roll back, remove the latest.
@@ -42,15 +39,13 @@ def deploy_locally(model_folder: Path, arguments: DeployArguments) -> Deployment
             version in time, the version is removed.
 
     Raises:
-        MissingInputError: if there is no model.
-        CheckFailedError: if the model does not answer or is not served; the previous version still serves.
+        MissingInputError: if the export step did not write the model.
+        CheckFailedError: if the model's files were changed after the export, or it is not served; the
+            previous version still serves.
         OutputError: if the folder is not writable.
         InterruptedRunError: if the server at ``serving_url`` cannot be reached.
     """
-    if not (model_folder / "saved_model.pb").is_file():
-        raise MissingInputError(
-            f"there is no SavedModel in {str(model_folder)!r}", remedy="give the model of the export step"
-        )
+    read_verified_model(model_folder)
     base = local_path(arguments.deploy_dir)
     digest = model_digest(model_folder)
     versions = version_folders(base)
@@ -61,7 +56,6 @@ def deploy_locally(model_folder: Path, arguments: DeployArguments) -> Deployment
         with must_be_writable(f"to {str(base)!r}"):
             # Servers do not read the images of the verification.
             copy_folder(model_folder, incoming, ignore=re.compile(re.escape(VERIFICATION_NAME)))
-        _check_in_fresh_process(incoming)
         version = _add_version(incoming, base)
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
@@ -89,29 +83,6 @@ def _add_version(incoming: Path, base: Path) -> int:
                 raise
         else:
             return version
-
-
-def _check_in_fresh_process(folder: Path) -> None:
-    result = subprocess.run(
-        # -P: the working directory may contain packages with the same names.
-        [sys.executable, "-P", "-m", "imgpipe.components.deploy.probe", f"--model={folder}"],
-        capture_output=True,
-        env=json_environment(),
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
-    if result.returncode == 0:
-        return
-    events = [event for event in map(parse_event, result.stdout.splitlines()) if event]
-    reason = next(
-        (str(event["problem"]) for event in events if event["event"] == "step_failed"),
-        f"the process that loaded it exited with status {result.returncode}",
-    )
-    raise CheckFailedError(
-        f"the model was not deployed: {reason}",
-        remedy="export the model again; the previous version still serves",
-    )
 
 
 def _check_served(base: Path, version: int, arguments: DeployArguments) -> None:

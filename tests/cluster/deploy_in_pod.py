@@ -3,6 +3,7 @@
 It prints the deployment, or with an empty ``model`` the storage URI of the model that serves, as JSON.
 """
 
+import dataclasses
 import json
 import os
 import tempfile
@@ -31,7 +32,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
         parse_location(request["model"]).download_folder(model)
-        print(json.dumps(deploy(model, arguments).to_json()))
+        print(json.dumps(dataclasses.asdict(deploy(model, arguments))))
 
 
 if __name__ == "__main__":

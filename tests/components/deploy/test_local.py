@@ -55,35 +55,19 @@ def test_models_become_versions_and_deploying_the_same_again_changes_nothing(mod
     assert sorted(path.name for path in base.iterdir()) == ["1", "2", "3"]
 
 
-def test_a_model_that_cannot_be_loaded_is_not_deployed_and_leaves_no_files(models, base, tmp_path):
+def test_a_model_that_was_damaged_after_the_export_is_not_deployed_and_leaves_no_files(
+    models, base, tmp_path
+):
     deploy_locally(models[0], to(base))
     before = content(base)
     damaged = tmp_path / "damaged"
     shutil.copytree(models[1], damaged)
     data = damaged / "variables" / "variables.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:100])
-    with pytest.raises(CheckFailedError, match=r"was not deployed.*cannot be loaded"):
+    with pytest.raises(CheckFailedError, match=r"variables\.data-00000-of-00001 was changed"):
         deploy_locally(damaged, to(base))
     assert content(base) == before
     assert [path.name for path in base.iterdir()] == ["1"]
-
-
-def test_a_model_that_diverged_is_not_deployed(models, base, tmp_path, linear_model):
-    """All weights are NaN: the model loads, but its answers are not probabilities."""
-    code = (
-        "import sys, numpy as np, pathlib\n"
-        "from imgpipe.components.common.tf_import import keras, tf\n"
-        "from imgpipe.components.common.saved_model import write_saved_model\n"
-        "class Diverged:\n"
-        "    variables = [keras.Variable(np.full((192, 2), np.nan, np.float32))]\n"
-        "    def logits(self, images, *, training):\n"
-        "        return tf.reshape(tf.cast(images, tf.float32), [-1, 192]) @ self.variables[0]\n"
-        "write_saved_model(Diverged(), 8, ('a', 'b'), pathlib.Path(sys.argv[1]))\n"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "model")], check=True)
-    with pytest.raises(CheckFailedError, match="does not return 2 probabilities"):
-        deploy_locally(tmp_path / "model", to(base))
-    assert list(base.iterdir()) == []
 
 
 def test_other_files_in_the_folder_are_not_touched(models, base):
@@ -95,7 +79,7 @@ def test_other_files_in_the_folder_are_not_touched(models, base):
 
 
 def test_a_missing_model_and_a_file_in_place_of_the_folder_are_named(models, base, tmp_path):
-    with pytest.raises(MissingInputError, match="no SavedModel"):
+    with pytest.raises(MissingInputError, match=r"verification\.json"):
         deploy_locally(tmp_path, to(base))
     base.parent.mkdir(parents=True)
     base.write_text("a file")
