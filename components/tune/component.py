@@ -4,6 +4,7 @@ from pathlib import Path
 
 from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
 
+from imgpipe.components.common.log import log_event
 from imgpipe.components.storage import parse_location
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
@@ -32,12 +33,17 @@ def tune(
         arguments: The training arguments shared by all trials.
     """
     # Imported here because it loads Optuna, which is not needed to compile a pipeline.
-    from imgpipe.components.tune.outcome import run_step, warn_of_lost_study
+    from imgpipe.components.tune.outcome import run_step
 
     location = parse_location(tuning.job_dir)
     if not location.is_local:
         location.check_writable()
-        warn_of_lost_study(tuning.job_dir)
+        log_event(
+            "search_in_step",
+            f"tune: the study is kept in the step, and {tuning.job_dir} gets models, trials.json and "
+            "tuning.html at the end: if the step restarts, so does the search",
+            severity="WARNING",
+        )
         job_dir = Path(trials.path)
     else:
         job_dir = Path(tuning.job_dir or trials.path).expanduser()

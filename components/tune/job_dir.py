@@ -1,9 +1,13 @@
 """The files and folders that a tuning writes to its job_dir."""
 
 from pathlib import Path
+from typing import TypeVar
 
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.storage import Location, is_local
+
+# Locations may be remote.
+Folder = TypeVar("Folder", Path, Location)
 
 # The persistent state of the search.
 STUDY_FOLDER = "study"
@@ -19,23 +23,13 @@ TRIAL_MODEL_PREFIX = "trial_"
 FILES_OF_TUNING = frozenset({STUDY_FOLDER, TRIALS_FOLDER, TRIALS_FILE, REPORT_FILE})
 
 
-def trial_folder(job_dir: Path, trial_id: int | str) -> Path:
+def trial_folder(job_dir: Folder, trial_id: int | str) -> Folder:
     """Returns the folder of a trial."""
     return job_dir / TRIALS_FOLDER / str(trial_id)
 
 
-def trial_model(job_dir: Path, trial_id: int | str) -> Path:
+def trial_model(job_dir: Folder, trial_id: int | str) -> Folder:
     """Returns where a trial's best model is published."""
-    return job_dir / "model" / f"{TRIAL_MODEL_PREFIX}{trial_id}"
-
-
-def trial_location(job_dir: Location, trial_id: str) -> Location:
-    """Returns the folder of a trial in a job_dir that may be remote."""
-    return job_dir / TRIALS_FOLDER / trial_id
-
-
-def trial_model_location(job_dir: Location, trial_id: str) -> Location:
-    """Returns where a trial's best model is published in a job_dir that may be remote."""
     return job_dir / "model" / f"{TRIAL_MODEL_PREFIX}{trial_id}"
 
 

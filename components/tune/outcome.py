@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from imgpipe.components.common.hyperparameters import METRIC
-from imgpipe.components.common.log import log_event
 from imgpipe.components.common.published_model import publish_model_at
 from imgpipe.components.storage import Location, is_local, parse_location
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.engines.engine import Engine, TuningSpec
 from imgpipe.components.tune.engines.local import LocalSearch
-from imgpipe.components.tune.job_dir import REPORT_FILE, TRIALS_FILE, trial_model_location
+from imgpipe.components.tune.job_dir import REPORT_FILE, TRIALS_FILE, trial_model
 from imgpipe.components.tune.trials import FAILED
 from imgpipe.components.tune.tune import LOCAL, TuningFiles, TuningResult, tune
 
@@ -110,14 +109,4 @@ def upload_models(result: TuningResult, job_dir: Location) -> None:
     """
     for trial in result.trials:
         if trial.model and is_local(trial.model):
-            publish_model_at(Path(trial.model), trial_model_location(job_dir, str(trial.id)))
-
-
-def warn_of_lost_study(job_dir: str) -> None:
-    """Warns that a search in the step with a job_dir in a bucket cannot be resumed."""
-    log_event(
-        "search_in_step",
-        f"tune: the study is kept in the step, and {job_dir} gets models, trials.json and tuning.html at the "
-        "end: if the step restarts, so does the search",
-        severity="WARNING",
-    )
+            publish_model_at(Path(trial.model), trial_model(job_dir, trial.id))

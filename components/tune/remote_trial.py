@@ -30,7 +30,7 @@ from imgpipe.components.storage import parse_location
 from imgpipe.components.train.__main__ import JobArguments
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.katib_lines import KATIB_TRIAL_NAME
-from imgpipe.components.tune.job_dir import trial_location, trial_model_location
+from imgpipe.components.tune.job_dir import trial_folder, trial_model
 from imgpipe.components.tune.trial_run import ShouldStop, TrialTask, run_remote_trial
 
 _TRIAL_VARIABLES = ("CLOUD_ML_TRIAL_ID", KATIB_TRIAL_NAME)
@@ -116,7 +116,7 @@ def main(
             remedy="for a single training: python -m imgpipe.components.train",
         )
     job_dir = parse_location(training.job_dir).absolute()
-    folder = trial_location(job_dir, trial_id)
+    folder = trial_folder(job_dir, trial_id)
     with tempfile.TemporaryDirectory() as temporary:
         dataset = Path(temporary) / "dataset"
         job.write_dataset(dataset, multi_label=training.multi_label)
@@ -125,7 +125,7 @@ def main(
             arguments={**vars(training), "job_dir": str(folder)},
             dataset=str(dataset),
             folder=str(folder),
-            model=str(trial_model_location(job_dir, trial_id)),
+            model=str(trial_model(job_dir, trial_id)),
         )
         function(task, lambda _: "")
 

@@ -10,7 +10,7 @@ from imgpipe.components.common.hyperparameters import Hyperparameters
 from imgpipe.components.common.published_model import SAVED_MODEL_NAME
 from imgpipe.components.storage import Location, current_folder
 from imgpipe.components.train.job_dir import METRICS_FILE
-from imgpipe.components.tune.job_dir import trial_location, trial_model_location
+from imgpipe.components.tune.job_dir import trial_folder, trial_model
 from imgpipe.components.tune.trial_run import read_result
 from imgpipe.components.tune.trials import SUCCEEDED, Trial
 
@@ -23,7 +23,7 @@ def with_trial_files(trial: Trial, job_dir: Location, name: str) -> Trial:
         job_dir: The tuning's job_dir.
         name: Name of the trial's folder.
     """
-    folder, model = trial_location(job_dir, name), trial_model_location(job_dir, name)
+    folder, model = trial_folder(job_dir, name), trial_model(job_dir, name)
     evaluations = _read_evaluations(folder) or trial.evaluations
     has_model = trial.state == SUCCEEDED and _exists(model)
     result = read_result(folder) if has_model else None
