@@ -49,7 +49,6 @@ from imgpipe.components.platforms.kubernetes.kserve import (
 from imgpipe.components.platforms.kubernetes.serving_runtimes import check_runtime
 from imgpipe.components.platforms.kubernetes.storage_access import check_s3_access
 from imgpipe.components.platforms.polling import poll
-from imgpipe.components.platforms.termination import on_termination
 from imgpipe.components.storage import Location, parse_location
 
 Result = TypeVar("Result")
@@ -252,13 +251,13 @@ def deploy_to_kserve(model_folder: Path, arguments: DeployArguments) -> Deployme
     verification = read_verified_model(model_folder)
     digest = model_digest(model_folder)
     deadline = time.monotonic() + arguments.deploy_timeout_seconds
-    service = _service(arguments)
+    cluster = connect("deploy to", arguments.namespace)
+    service = InferenceService(cluster, arguments.resolved_name())
     current = _until_response(service.read, deadline)
     if current is not None:
         mode = _until_response(lambda: service.mode(current), deadline)
         _check_mode(mode, arguments, service.name)
         _check_runs(current, service)
-    cluster = connect("deploy to", arguments.namespace)
     model = current["spec"].get("predictor", {}).get("model") or {} if current else {}
     _until_response(lambda: check_runtime(cluster, model_folder, arguments.serving_image, model), deadline)
     if arguments.deploy_dir.startswith("s3://"):
@@ -271,14 +270,20 @@ def deploy_to_kserve(model_folder: Path, arguments: DeployArguments) -> Deployme
     previous = None if current is None else _previous(service, current, spec, record.read(), deadline)
     is_created = current is None
     try:
-        with on_termination(lambda: _restore_before_exit(service.with_new_connections(), spec, previous)):
-            if is_created:
-                _until_response(lambda: service.create(spec), deadline)
-                changed, is_verified = True, rollout.wait_for_answer(use_tag=False)
-            else:
-                changed, is_verified = rollout.place()
+        if is_created:
+            _until_response(lambda: service.create(spec), deadline)
+            changed, is_verified = True, rollout.wait_for_answer(use_tag=False)
+        else:
+            changed, is_verified = rollout.place()
     except PipelineError as error:
         raise _roll_back(rollout, previous, error, arguments, is_created=is_created) from None
+    except Exception:
+        raise
+    except BaseException:
+        # SIGTERM or Ctrl-C, which may arrive while a connection is taken from the pool, whose lock then stays
+        # held: with new connections.
+        _restore_before_exit(_service(arguments), spec, previous)
+        raise
     if is_verified:
         record.write(with_percent(spec, percent))
     return _deployment(rollout, arguments, digest, changed=changed, is_verified=is_verified)

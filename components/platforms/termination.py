@@ -1,4 +1,4 @@
-"""What a step that is terminated does with its remote job or with its unfinished changes."""
+"""What a step that is terminated does with its remote job."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,20 +52,4 @@ def end_job_if_stopped(
             job=job,
             end_with=by_hand,
         )
-        raise
-
-
-@contextmanager
-def on_termination(clean_up: Callable[[], None]) -> Iterator[None]:
-    """Calls ``clean_up`` if the block is ended by SIGTERM or Ctrl-C; an error of the block does not call it.
-
-    ``clean_up`` needs a new connection: the signal may arrive while a connection is taken from a pool,
-    whose lock then stays held.
-    """
-    try:
-        yield
-    except Exception:
-        raise
-    except BaseException:
-        clean_up()
         raise

@@ -49,10 +49,6 @@ class Cluster:
     def __init__(self, api_client: client.ApiClient, namespace: str) -> None:
         self.api_client, self.namespace = api_client, namespace
 
-    def with_new_connections(self) -> "Cluster":
-        """Returns the same namespace with connections of its own."""
-        return Cluster(client.ApiClient(self.api_client.configuration), self.namespace)
-
 
 def connect(
     purpose: str, namespace: str = "", *, in_cluster: bool = True, retries: int = _RETRIES

@@ -65,10 +65,6 @@ class Experiment:
         self._suggestions = CustomObjects(cluster, GROUP, VERSION, "suggestions", remedy=_REMEDY)
         self._trials = CustomObjects(cluster, GROUP, VERSION, "trials", remedy=_REMEDY)
 
-    def with_new_connections(self) -> "Experiment":
-        """Returns the same Experiment with connections of its own."""
-        return Experiment(self.cluster.with_new_connections(), self._name)
-
     def read(self) -> dict[str, Any] | None:
         """Returns the Experiment, or None if it does not exist.
 

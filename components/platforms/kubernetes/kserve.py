@@ -83,10 +83,6 @@ class InferenceService:
         self._deployments = CustomObjects(cluster, "apps", "v1", "deployments", remedy=_REMEDY)
         self._revisions = CustomObjects(cluster, "serving.knative.dev", "v1", "revisions", remedy=_REMEDY)
 
-    def with_new_connections(self) -> "InferenceService":
-        """Returns the same service with connections of its own."""
-        return InferenceService(self._cluster.with_new_connections(), self.model_name)
-
     def read(self) -> dict[str, Any] | None:
         """Returns the service, or None if it does not exist.
 

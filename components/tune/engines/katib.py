@@ -101,11 +101,11 @@ class KatibSearch:
                 severity="WARNING",
             )
         name = f"imgpipe-tune-{_digest(str(self.location), 12)}"
-        search = Experiment(connect("tune on", self.katib.katib_namespace), name)
+        search = self._connect(name)
         body = self.body(name)
 
         def delete() -> None:
-            reconnected = search.with_new_connections()
+            reconnected = self._connect(name)
             if _has_request_of(reconnected.read(), body):
                 reconnected.delete()
 
@@ -132,6 +132,9 @@ class KatibSearch:
                 _end_trials(search, state)
                 raise _failure(state, trials, search.name)
             return trials
+
+    def _connect(self, name: str) -> Experiment:
+        return Experiment(connect("tune on", self.katib.katib_namespace), name)
 
     def body(self, name: str) -> dict[str, Any]:
         """Returns the Experiment; shards that only this pod has are uploaded."""

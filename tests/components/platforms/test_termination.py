@@ -3,7 +3,7 @@
 import pytest
 
 from imgpipe.components.common.errors import InterruptedRunError
-from imgpipe.components.platforms.termination import end_job_if_stopped, on_termination
+from imgpipe.components.platforms.termination import end_job_if_stopped
 
 
 class Terminated(BaseException):
@@ -54,15 +54,3 @@ def test_a_stopped_job_that_cannot_be_ended_is_reported_with_the_command_that_en
     text = capsys.readouterr().out
     assert "job_left_running" in text
     assert "the service did not respond; job 7 may still be running. To end it: stop job 7" in text
-
-
-@pytest.mark.parametrize(("error", "cleans_up"), [(KeyboardInterrupt, 1), (ValueError, 0), (None, 0)])
-def test_only_termination_cleans_up(error, cleans_up):
-    calls = []
-    try:
-        with on_termination(lambda: calls.append("clean up")):
-            if error:
-                raise error
-    except (KeyboardInterrupt, ValueError):
-        pass
-    assert len(calls) == cleans_up
