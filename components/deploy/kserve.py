@@ -263,11 +263,12 @@ def deploy_to_kserve(model_folder: Path, arguments: DeployArguments) -> Deployme
     if arguments.deploy_dir.startswith("s3://"):
         _until_response(lambda: check_s3_access(cluster, arguments.serving_service_account), deadline)
     storage_uri = upload_model(model_folder, arguments.deploy_dir, digest)
-    record = _Record(parse_location(arguments.deploy_dir) / f"deployments/{service.name}.json")
+    record = parse_location(arguments.deploy_dir) / f"deployments/{service.name}.json"
+    recorded = _read_record(record)
     spec = _specification(current["spec"] if current else {}, arguments, storage_uri)
     percent = _wanted_percent(current, spec, arguments)
     rollout = _Rollout(service, spec, percent, verification, deadline, arguments.allow_unverified)
-    previous = None if current is None else _previous(service, current, spec, record.read(), deadline)
+    previous = None if current is None else _previous(service, current, spec, recorded, deadline)
     is_created = current is None
     try:
         if is_created:
@@ -284,8 +285,9 @@ def deploy_to_kserve(model_folder: Path, arguments: DeployArguments) -> Deployme
         # held: with new connections.
         _restore_before_exit(_service(arguments), spec, previous)
         raise
-    if is_verified:
-        record.write(with_percent(spec, percent))
+    placed = with_percent(spec, percent)
+    if is_verified and (recorded is None or not _is_same(recorded, placed)):
+        record.write(json.dumps({"verified": placed}, indent=1).encode() + b"\n")
     return _deployment(rollout, arguments, digest, changed=changed, is_verified=is_verified)
 
 
@@ -394,33 +396,27 @@ def with_percent(spec: dict[str, Any], percent: int) -> dict[str, Any]:
     return changed
 
 
+def _is_same(spec: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Returns whether two specifications have the same model, settings and share of the traffic."""
+    return has_same_pods(spec, other) and _percent(spec) == _percent(other)
+
+
 def _percent(spec: dict[str, Any]) -> int:
     percent = spec.get("predictor", {}).get(_CANARY)
     return 100 if percent is None else int(percent)
 
 
-class _Record:
-    """The specification of a service that was verified last, as a small file beside the models.
+def _read_record(record: Location) -> dict[str, Any] | None:
+    """Returns the specification of a service that was verified last; None if there is no record.
 
-    Not an annotation of the service: annotations are copied to the pods, so that writing one restarts them.
+    The record is a small file beside the models. Not an annotation of the service: annotations are copied to
+    the pods, so that writing one restarts them.
     """
-
-    def __init__(self, location: Location) -> None:
-        self._location = location
-
-    def read(self) -> dict[str, Any] | None:
-        """Returns the specification; None if there is no record."""
-        try:
-            spec = json.loads(self._location.read())["verified"]
-        except (MissingInputError, FileNotFoundError, ValueError, KeyError, TypeError):
-            return None
-        return spec if isinstance(spec, dict) else None
-
-    def write(self, spec: dict[str, Any]) -> None:
-        """Replaces the record, unless it has the same model, settings and traffic."""
-        recorded = self.read()
-        if recorded is None or not has_same_pods(recorded, spec) or _percent(recorded) != _percent(spec):
-            self._location.write(json.dumps({"verified": spec}, indent=1).encode() + b"\n")
+    try:
+        spec = json.loads(record.read())["verified"]
+    except (MissingInputError, FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return spec if isinstance(spec, dict) else None
 
 
 def _previous(
@@ -437,7 +433,7 @@ def _previous(
     found: dict[str, Any] = current["spec"]
     if recorded is None:
         return None if has_same_pods(found, spec) else found
-    if has_same_pods(found, recorded) and _percent(found) == _percent(recorded):
+    if _is_same(found, recorded):
         return found
     if has_same_pods(found, spec) or _percent(found) == 0:
         return recorded
@@ -540,7 +536,7 @@ def _restore_before_exit(
     else:
         restored = previous
         result = f"{service.name} has the specification of {specified_uri(previous)} again"
-    if not has_same_pods(current["spec"], restored) or _percent(current["spec"]) != _percent(restored):
+    if not _is_same(current["spec"], restored):
         service.replace(restored)
     log_event(
         "rolled_back",
