@@ -192,16 +192,7 @@ def grid_size(request: Hyperparameters) -> int:
 
 def identity_of(request: Hyperparameters) -> dict[str, Any]:
     """Returns the settings that must not change when a search is resumed: JSON values by name."""
-    spaces = {
-        parameter.name: [
-            parameter.type,
-            parameter.minimum,
-            parameter.maximum,
-            list(parameter.values),
-            parameter.scale,
-        ]
-        for parameter in request.parameters
-    }
+    spaces = {parameter.name: dataclasses.asdict(parameter) for parameter in request.parameters}
     return {"params": spaces}
 
 

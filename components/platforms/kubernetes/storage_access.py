@@ -11,14 +11,13 @@ from kubernetes import client
 from imgpipe.components.common.errors import MissingInputError, UnavailableError
 from imgpipe.components.common.log import log_event
 from imgpipe.components.platforms.kubernetes.client import REQUEST_TIMEOUT_SECONDS, Cluster
-from imgpipe.components.platforms.kubernetes.errors import translate_errors
+from imgpipe.components.platforms.kubernetes.errors import NOT_FOUND, translate_errors
 
 _ROLE = "eks.amazonaws.com/role-arn"
 _ENDPOINT = "serving.kserve.io/s3-endpoint"
 # The entries in KServe's default configuration, and without one.
 _KEYS = ("AWS_SECRET_ACCESS_KEY", "awsSecretAccessKey")
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-_NOT_FOUND = 404
 _REMEDY = "see docs/deploy.md, section KServe, for the Secret and the ServiceAccount"
 
 
@@ -39,7 +38,7 @@ def check_s3_access(cluster: Cluster, account: str) -> None:
     try:
         problem = _problem(cluster, account)
     except UnavailableError as error:
-        if error.status == _NOT_FOUND:
+        if error.status == NOT_FOUND:
             raise MissingInputError(
                 f"the ServiceAccount {account!r} of the server, or one of its Secrets, does not exist in "
                 f"namespace {cluster.namespace!r}",
