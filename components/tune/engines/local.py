@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -40,7 +40,7 @@ from imgpipe.components.tune.job_dir import (
 )
 from imgpipe.components.tune.search_space import identity_of, trial_arguments
 from imgpipe.components.tune.shares import Share, shares
-from imgpipe.components.tune.stopping import Curve, StoppingRules, reason_to_stop
+from imgpipe.components.tune.stopping import Curve, reason_to_stop
 from imgpipe.components.tune.study import Study, open_study, read_trials
 from imgpipe.components.tune.time_budget import TimeBudget
 from imgpipe.components.tune.trial_process import TrialFunction, TrialProcess, can_fork_trials, failure_of
@@ -62,13 +62,11 @@ class LocalSearch:
 
     Attributes:
         spec: What is tuned, and where the study, checkpoints, logs and models are written.
-        rules: When trials are stopped early.
         warm: Whether trials are forked from this process, which loads TensorFlow once; None = if possible.
         function: Runs a trial in its process.
     """
 
     spec: TuningSpec
-    rules: StoppingRules = field(default_factory=StoppingRules)
     warm: bool | None = None
     function: TrialFunction = run_trial
 
@@ -260,7 +258,7 @@ class _Run:
         reason = trial.stop_reason
         if not reason and self.request.early_stopping:
             others = [_curve(other) for other in trials if other.id != trial_id and other.evaluations]
-            reason = reason_to_stop(_curve(trial), others, self.search.rules)
+            reason = reason_to_stop(_curve(trial), others)
             if reason:
                 self.study.note_stop(trial_id, reason)
                 log_event("trial_stopped", f"tune: trial {trial_id} is stopped: {reason}", trial=trial_id)

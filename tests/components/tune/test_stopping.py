@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgpipe.components.tune.stopping import Curve, Rung, StoppingRules, reason_to_stop
+from imgpipe.components.tune import stopping
+from imgpipe.components.tune.stopping import Curve, reason_to_stop
 
 STEPS = 100
 
@@ -45,12 +46,12 @@ def test_equal_trials_all_continue():
         assert reason_to_stop(trial, [other for other in equal if other is not trial]) == ""
 
 
-def test_the_median_rule_needs_five_other_trials_at_the_same_point():
-    rules = StoppingRules(rungs=())
+def test_the_median_rule_needs_five_other_trials_at_the_same_point(monkeypatch):
+    monkeypatch.setattr(stopping, "RUNGS", ())
     others = [curve(number, 0.5, 0.6, 0.1 * number, 0.1 * number) for number in range(3, 8)]
     own = curve(9, 0.2, 0.3, 0.3, 0.3)
-    assert reason_to_stop(own, others[:4], rules) == ""
-    reason = reason_to_stop(own, others, rules)
+    assert reason_to_stop(own, others[:4]) == ""
+    reason = reason_to_stop(own, others)
     assert reason.startswith(
         "median rule: its best value up to step 40 is 0.3000, below 0.6000, the median of 5"
     )
@@ -87,13 +88,14 @@ def test_of_six_trials_in_two_batches_some_are_stopped_and_some_complete(finals,
     assert 1 <= len(stopped) < 6
 
 
-@pytest.mark.parametrize("rungs", [(Rung(0.5, 0.5),), (Rung(0.25, 0.75), Rung(0.5, 0.5), Rung(0.75, 0.5))])
-def test_only_the_kept_part_of_many_trials_passes_a_rung(rungs):
+@pytest.mark.parametrize("rungs", [((0.5, 0.5),), ((0.25, 0.75), (0.5, 0.5), (0.75, 0.5))])
+def test_only_the_kept_part_of_many_trials_passes_a_rung(rungs, monkeypatch):
+    monkeypatch.setattr(stopping, "RUNGS", rungs)
+    monkeypatch.setattr(stopping, "MIN_TRIALS_FOR_MEDIAN", 99)
     trials = [curve(number, *[number / 100] * 8) for number in range(20)]
-    rules = StoppingRules(rungs=rungs, min_trials_for_median=99)
     kept = [
         trial
         for trial in trials
-        if not reason_to_stop(trial, [other for other in trials if other is not trial], rules)
+        if not reason_to_stop(trial, [other for other in trials if other is not trial])
     ]
     assert [trial.trial for trial in kept] == list(range(10, 20))
