@@ -28,9 +28,9 @@ def poll(
     has_ended: Callable[[Response], bool],
     *,
     on_response: Callable[[Response], None] | None = None,
-    first_pause: float = FIRST_PAUSE_SECONDS,
-    max_pause: float = MAX_PAUSE_SECONDS,
-    silence_limit: float = SILENCE_LIMIT_SECONDS,
+    first_pause: float | None = None,
+    max_pause: float | None = None,
+    silence_limit: float | None = None,
     timeout: float = math.inf,
 ) -> Response:
     """Repeats a request, with growing pauses, until its response says that the job has ended.
@@ -40,9 +40,10 @@ def poll(
             did not respond; every other error ends the loop.
         has_ended: Whether a response is the last one.
         on_response: Called with every response, the last one included; an error that it raises ends the loop.
-        first_pause: Seconds between the first two requests.
-        max_pause: Limit of the seconds between two requests.
-        silence_limit: Seconds without a response after which the loop gives up.
+        first_pause: Seconds between the first two requests; None = ``FIRST_PAUSE_SECONDS``.
+        max_pause: Limit of the seconds between two requests; None = ``MAX_PAUSE_SECONDS``.
+        silence_limit: Seconds without a response after which the loop gives up; None =
+            ``SILENCE_LIMIT_SECONDS``.
         timeout: Seconds after which the loop gives up.
 
     Returns:
@@ -53,7 +54,10 @@ def poll(
             seconds. The job is left running.
         TimeoutError: if the job has not ended within ``timeout`` seconds.
     """
-    pause, last_response = first_pause, time.monotonic()
+    pause = FIRST_PAUSE_SECONDS if first_pause is None else first_pause
+    max_pause = MAX_PAUSE_SECONDS if max_pause is None else max_pause
+    silence_limit = SILENCE_LIMIT_SECONDS if silence_limit is None else silence_limit
+    last_response = time.monotonic()
     deadline = last_response + timeout
     while True:
         try:

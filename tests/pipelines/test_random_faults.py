@@ -50,6 +50,9 @@ LIMITS = {
     (polling, "_RETRY_PAUSE_SECONDS"): 0.02,
     (polling, "_MAX_RETRY_PAUSE_SECONDS"): 0.1,
     (polling, "RETRY_SECONDS"): 2.0,
+    (polling, "FIRST_PAUSE_SECONDS"): 0.01,
+    (polling, "MAX_PAUSE_SECONDS"): 0.05,
+    (polling, "SILENCE_LIMIT_SECONDS"): 1.0,
     (responses, "CONNECT_TIMEOUT_SECONDS"): 1,
     (responses, "READ_TIMEOUT_SECONDS"): 0.4,
     (submission, "SETTLE_SECONDS"): 0.05,
@@ -112,9 +115,8 @@ class Kubeflow:
                 for run in self.server.runs.values():
                     run["state"] = "SUCCEEDED"
 
-        pauses = {"first_pause": 0.01, "max_pause": 0.05, "silence_limit": 1.0}
         job = polling.poll(
-            lambda: jobs.describe(name), lambda job: job.state in ENDED, on_response=end_after_four, **pauses
+            lambda: jobs.describe(name), lambda job: job.state in ENDED, on_response=end_after_four
         )
         assert job.state == "SUCCEEDED"
 
@@ -176,7 +178,6 @@ class Vertex:
                     resources,
                     step="train",
                     on_response=end_after_four,
-                    first_pause=0.01,
                 )
                 return
             except InterruptedRunError:
@@ -301,11 +302,6 @@ def inject(folder, count, seed, *, clock_hours=1.0):
 def limits(monkeypatch):
     for (module, name), value in LIMITS.items():
         monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(
-        polling.poll,
-        "__kwdefaults__",
-        {**polling.poll.__kwdefaults__, "silence_limit": 1.0, "max_pause": 0.05},
-    )
 
 
 def test_random_faults_neither_double_nor_lose_a_submission(tmp_path, limits):

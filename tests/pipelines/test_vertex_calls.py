@@ -181,7 +181,7 @@ BURST += [Fault("reset"), Fault("page"), Fault("null"), Fault("broken", executed
 
 
 def test_a_burst_of_errors_does_not_end_a_step_that_follows_a_job(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("imgpipe.components.platforms.polling.MAX_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("imgpipe.components.platforms.polling.FIRST_PAUSE_SECONDS", 0.001)
     remaining = list(BURST)
 
     def choose(method, path):
@@ -199,7 +199,6 @@ def test_a_burst_of_errors_does_not_end_a_step_that_follows_a_job(server, tmp_pa
             lambda: BODY,
             tmp_path / "gcp_resources",
             step="train",
-            first_pause=0.001,
         )
     assert state_of(ended) == "SUCCEEDED"
     assert remaining == []
@@ -225,7 +224,7 @@ def test_a_step_that_fails_cancels_its_job_or_names_the_command(server, tmp_path
 
 
 def test_a_step_that_gets_no_response_names_its_job_and_the_command(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(polling.poll, "__kwdefaults__", {**polling.poll.__kwdefaults__, "silence_limit": 0.5})
+    monkeypatch.setattr(polling, "SILENCE_LIMIT_SECONDS", 0.5)
 
     def choose(method, path):
         return Fault("reset") if method == "GET" and "/customJobs/" in path else None

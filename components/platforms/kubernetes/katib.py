@@ -1,6 +1,5 @@
 """Experiments of Katib with their suggestions, trials and pods (kubeflow.org/v1beta1)."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -112,23 +111,26 @@ class Experiment:
         """
         self._experiments.delete(self._name)
 
-    def wait_until_deleted(self, limit: float = _DELETION_LIMIT_SECONDS) -> None:
+    def wait_until_deleted(self) -> None:
         """Waits until an Experiment that is being deleted has disappeared.
 
         Raises:
-            InterruptedRunError: if it exists after ``limit`` seconds.
+            InterruptedRunError: if it exists after five minutes.
         """
-        started = time.monotonic()
-
-        def check(found: dict[str, Any] | None) -> None:
-            if found is not None and time.monotonic() - started > limit:
-                raise InterruptedRunError(
-                    f"the experiment is being deleted, and still exists after {limit:.0f} s",
-                    where=f"experiment {self.name}",
-                    remedy="check that Katib's controller runs, and try again",
-                )
-
-        poll(self.read, lambda found: found is None, on_response=check, first_pause=0.2, max_pause=2.0)
+        try:
+            poll(
+                self.read,
+                lambda found: found is None,
+                first_pause=0.2,
+                max_pause=2.0,
+                timeout=_DELETION_LIMIT_SECONDS,
+            )
+        except TimeoutError:
+            raise InterruptedRunError(
+                f"the experiment is being deleted, and still exists after {_DELETION_LIMIT_SECONDS:.0f} s",
+                where=f"experiment {self.name}",
+                remedy="check that Katib's controller runs, and try again",
+            ) from None
 
     def trials(self) -> list[dict[str, Any]]:
         """Returns the trials, in no particular order."""

@@ -18,7 +18,7 @@ from imgpipe.components.common.errors import (
     error_class_of,
 )
 from imgpipe.components.common.log import log_event
-from imgpipe.components.platforms.polling import FIRST_PAUSE_SECONDS, poll, retry
+from imgpipe.components.platforms.polling import poll, retry
 from imgpipe.components.platforms.submission import create_once
 from imgpipe.components.platforms.termination import end_job_if_stopped
 from imgpipe.components.platforms.vertex.client import VertexLocation
@@ -93,7 +93,6 @@ def run_job(
     pipeline_run: str = "",
     restart: bool = False,
     on_response: Callable[[Any], None] = lambda _: None,
-    first_pause: float = FIRST_PAUSE_SECONDS,
 ) -> Any:
     """Runs a job for a pipeline step and returns it when it has ended, however it ended.
 
@@ -110,7 +109,6 @@ def run_job(
         pipeline_run: Resource name of the PipelineJob that the step belongs to; "" on other platforms.
         restart: Whether to create a new job although ``gcp_resources`` names one.
         on_response: Called with the job after every poll.
-        first_pause: Seconds between the first two polls.
 
     Raises:
         PipelineError: if the job cannot be created.
@@ -152,7 +150,6 @@ def run_job(
                 lambda: get_job(location, name),
                 lambda job: state_of(job) in _ENDED,
                 on_response=log_state,
-                first_pause=first_pause,
             )
         except PipelineError as error:
             if not isinstance(error, InterruptedRunError | InvalidResponseError):

@@ -43,7 +43,7 @@ from imgpipe.components.platforms.kubernetes.katib_requests import (
     trial_command,
 )
 from imgpipe.components.platforms.kubernetes.pod_spec import pod_spec
-from imgpipe.components.platforms.polling import FIRST_PAUSE_SECONDS, poll, retry
+from imgpipe.components.platforms.polling import poll, retry
 from imgpipe.components.platforms.termination import end_job_if_stopped
 from imgpipe.components.storage import LocalLocation, Location
 from imgpipe.components.train.command_line import command_line_arguments
@@ -51,7 +51,7 @@ from imgpipe.components.train.katib_lines import FILTER, KATIB_TRIAL_NAME
 from imgpipe.components.tune.arguments import failed_trials_limit
 from imgpipe.components.tune.engines.engine import Report, TuningSpec
 from imgpipe.components.tune.engines.katib_trials import TrialReader
-from imgpipe.components.tune.engines.katib_watch import BROKEN_LIMIT_SECONDS, KatibWatch
+from imgpipe.components.tune.engines.katib_watch import KatibWatch
 from imgpipe.components.tune.engines.reporter import TrialReporter
 from imgpipe.components.tune.katib_arguments import KatibArguments, TrialPodArguments
 from imgpipe.components.tune.search_space import grid_size
@@ -72,9 +72,6 @@ class KatibSearch:
         katib: The resources of each trial.
         pod: Image and secret of the trials.
         command: The command of a trial.
-        first_pause: Seconds between the first two polls.
-        broken_limit: Seconds after which a pod that cannot start because of a mistake, e.g. in the name of an
-            image, ends the search.
     """
 
     spec: TuningSpec
@@ -82,8 +79,6 @@ class KatibSearch:
     katib: KatibArguments
     pod: TrialPodArguments
     command: tuple[str, ...] = COMMAND
-    first_pause: float = FIRST_PAUSE_SECONDS
-    broken_limit: float = BROKEN_LIMIT_SECONDS
 
     def run(self, report: Report) -> Sequence[Trial]:
         """Creates the Experiment, or finds it again, and follows it to its end; see ``Engine``.
@@ -207,7 +202,7 @@ class KatibSearch:
             UnavailableError: if the search cannot continue.
         """
         reader = TrialReader(self.spec, self.location, search)
-        watch = KatibWatch(search, self.spec.tuning.trial_silence_limit, self.broken_limit)
+        watch = KatibWatch(search, self.spec.tuning.trial_silence_limit)
 
         def check(response: tuple[SearchState, list[Trial]]) -> None:
             state, trials = response
@@ -237,7 +232,7 @@ class KatibSearch:
             state = search.read_state()
             return state, reader.trials_of(state)
 
-        return poll(read, has_ended, on_response=check, first_pause=self.first_pause)
+        return poll(read, has_ended, on_response=check)
 
 
 def _create_or_find(search: Experiment, body: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from imgpipe.components.platforms.kubernetes.katib import Experiment, SearchStat
 from imgpipe.components.platforms.kubernetes.pods import last_warning, waiting_reason, waits_for_configuration
 from imgpipe.components.tune.trials import RUNNING, Trial
 
-# Long enough for a registry that restarts.
+# For a pod that waits because of a mistake, e.g. in the name of its image; a registry may restart.
 BROKEN_LIMIT_SECONDS = 600.0
 # Most pods start within this time: before, only a reason that Kubernetes gives is logged.
 _QUIET_SECONDS = 60.0
@@ -24,12 +24,11 @@ class KatibWatch:
     Args:
         search: The Experiment.
         silence_limit: Seconds for which a pod may wait for a node, and a search for a change; 0 = any time.
-        broken_limit: Seconds for which a pod may wait because of a mistake, e.g. in the name of its image.
     """
 
-    def __init__(self, search: Experiment, silence_limit: float, broken_limit: float) -> None:
+    def __init__(self, search: Experiment, silence_limit: float) -> None:
         self._search, self._silence_limit = search, silence_limit or float("inf")
-        self._broken_limit = min(broken_limit, self._silence_limit)
+        self._broken_limit = min(BROKEN_LIMIT_SECONDS, self._silence_limit)
         self._waiting: dict[str, tuple[float, str]] = {}
         self._signature: object = None
         self._changed = time.monotonic()

@@ -31,7 +31,6 @@ class VertexSearch:
         run_arguments: The project, region and images.
         gcp_resources: The output ``gcp_resources``: a job written there is followed, not created again.
         command: The command of a trial.
-        first_pause: Seconds between the first two polls.
     """
 
     spec: TuningSpec
@@ -39,7 +38,6 @@ class VertexSearch:
     run_arguments: RunArguments
     gcp_resources: Path
     command: tuple[str, ...] = COMMAND
-    first_pause: float = 1.0
 
     def run(self, report: Report) -> Sequence[Trial]:
         """Creates the job, or finds it, and follows it to its end; see ``Engine``.
@@ -55,7 +53,6 @@ class VertexSearch:
             step="tune",
             pipeline_run=self.run_arguments.pipeline_run,
             on_response=lambda job: reporter.update(self.trials_of(job)),
-            first_pause=self.first_pause,
         )
         failure = failure_of(ended)
         if failure is not None:

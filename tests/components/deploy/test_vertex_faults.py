@@ -10,7 +10,6 @@ from imgpipe.components.common.errors import PipelineError
 from imgpipe.components.common.verification import write_verification
 from imgpipe.components.deploy import vertex as deploy_vertex
 from imgpipe.components.deploy.arguments import DeployArguments
-from imgpipe.components.platforms import polling
 from imgpipe.components.platforms.vertex import client
 from tests.pipelines.test_random_faults import LIMITS, RandomFaults
 from tests.servers.faults import start_fault_proxy
@@ -112,13 +111,13 @@ def soak(vertex, models, settings, count, seed):
 
 @pytest.fixture
 def limits(monkeypatch):
-    for (module, name), value in LIMITS.items():
+    own = {
+        (deploy_vertex, "_PROBE_SECONDS"): 1.0,
+        (deploy_vertex, "_UNDO_SECONDS"): 0.5,
+        (client, "_OPERATION_PAUSE_SECONDS"): 0.05,
+    }
+    for (module, name), value in {**LIMITS, **own}.items():
         monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(deploy_vertex, "_PROBE_SECONDS", 1.0)
-    monkeypatch.setattr(deploy_vertex, "_UNDO_SECONDS", 0.5)
-    monkeypatch.setattr(client, "_OPERATION_PAUSE_SECONDS", 0.05)
-    options = {"silence_limit": 1.0, "first_pause": 0.01, "max_pause": 0.05}
-    monkeypatch.setattr(polling.poll, "__kwdefaults__", {**polling.poll.__kwdefaults__, **options})
 
 
 @pytest.fixture

@@ -116,7 +116,6 @@ def follow_a_search(server, responses, dataset, folder, faults):
             KatibArguments(katib_namespace="team"),
             TrialPodArguments("image"),
             command=COMMAND,
-            first_pause=0.02,
         )
         try:
             trials = search.run(report)
@@ -191,7 +190,6 @@ def follow_a_job(server, folder, faults, capsys):
                 step="train",
                 pipeline_run=PIPELINE_RUN,
                 on_response=on_response,
-                first_pause=0.01,
             )
             break
         except Terminated:

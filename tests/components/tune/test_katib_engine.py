@@ -23,12 +23,15 @@ from imgpipe.components.common.errors import (
     PipelineError,
     UnavailableError,
 )
+from imgpipe.components.platforms import polling
+from imgpipe.components.platforms.kubernetes import katib
 from imgpipe.components.platforms.kubernetes.access import CANCELLATION_NEEDS, KATIB_NEEDS
 from imgpipe.components.platforms.kubernetes.client import connect
 from imgpipe.components.platforms.kubernetes.katib import Experiment
 from imgpipe.components.storage import parse_location
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.engines import katib_watch
 from imgpipe.components.tune.engines.katib import KatibSearch
 from imgpipe.components.tune.katib_arguments import KatibArguments, TrialPodArguments
 from imgpipe.components.tune.katib_component import tune
@@ -50,6 +53,7 @@ def server(tmp_path):
 def search(server, coloured_dataset, tmp_path, monkeypatch):
     """``search(katib={...}, **tune_arguments)`` returns a search on a small dataset."""
     use_kubeconfig(monkeypatch, tmp_path, server)
+    monkeypatch.setattr(polling, "FIRST_PAUSE_SECONDS", 0.1)
     dataset = coloured_dataset(tmp_path / "data", train=4, validation=2)
 
     def make(command=REMOTE_COMMAND, katib=None, location="", **settings):
@@ -59,7 +63,6 @@ def search(server, coloured_dataset, tmp_path, monkeypatch):
             KatibArguments(**{"katib_namespace": "team", **(katib or {})}),
             TrialPodArguments("imgpipe-train-cpu:1", "imgpipe-storage"),
             command=command,
-            first_pause=0.1,
         )
 
     return make
@@ -363,13 +366,15 @@ from imgpipe.components.tune.katib_arguments import KatibArguments, TrialPodArgu
 from imgpipe.components.tune.search_space import read_request
 from imgpipe.components.tune.trials import write_trials
 from imgpipe.components.storage import parse_location
+from imgpipe.components.platforms import polling
+polling.FIRST_PAUSE_SECONDS = 0.1
 {prelude}
 tuning = TuneArguments(**{settings!r})
 data = Path({str(dataset)!r})
 training = TrainingArguments(max_steps=40, train_steps_per_eval=10, model_type="resnet-18", weights="none")
 spec = TuningSpec(read_request(tuning), tuning, training, data, read_manifest(data), Path({str(tmp_path)!r}))
 search = KatibSearch(spec, parse_location({str(tmp_path / "job")!r}), KatibArguments(),
-    TrialPodArguments("image"), command={REMOTE_COMMAND!r}, first_pause=0.1)
+    TrialPodArguments("image"), command={REMOTE_COMMAND!r})
 def run():
     write_trials(Path({str(tmp_path / "trials.json")!r}), search.run(lambda _: None), extra={{}})
 run_command("tune", run)
@@ -546,10 +551,13 @@ def test_a_trial_that_cannot_start_ends_the_search_with_its_reason(
     assert server.katib_writes == ["POST", "DELETE"]
 
 
-def test_a_mistake_in_the_image_ends_the_search_before_the_limit_of_a_wait_for_a_node(server, search):
+def test_a_mistake_in_the_image_ends_the_search_before_the_limit_of_a_wait_for_a_node(
+    server, search, monkeypatch
+):
     server.pod_faults = [PULL_ERROR]
+    monkeypatch.setattr(katib_watch, "BROKEN_LIMIT_SECONDS", 0.5)
     with pytest.raises(UnavailableError, match="ImagePullBackOff"):
-        dataclasses.replace(search(max_trials=1), broken_limit=0.5).run(lambda _: None)
+        search(max_trials=1).run(lambda _: None)
 
 
 def test_a_search_in_which_nothing_changes_ends(server, search, monkeypatch):
@@ -614,14 +622,15 @@ def test_a_search_waits_until_the_previous_one_is_deleted(server, search):
     assert server.katib_writes == ["POST", "DELETE", "POST"]
 
 
-def test_an_experiment_whose_deletion_never_ends_is_an_error(server, search):
+def test_an_experiment_whose_deletion_never_ends_is_an_error(server, search, monkeypatch):
+    monkeypatch.setattr(katib, "_DELETION_LIMIT_SECONDS", 1.0)
     server.deletion_seconds = 60.0
     search(max_trials=1).run(lambda _: None)
     [name] = server.katib_experiments
     experiment = Experiment(connect("test", "team"), name)
     experiment.delete()
     with pytest.raises(InterruptedRunError, match="still exists after 1 s"):
-        experiment.wait_until_deleted(limit=1.0)
+        experiment.wait_until_deleted()
 
 
 def test_a_trial_that_was_killed_states_its_exit_code(server, search):

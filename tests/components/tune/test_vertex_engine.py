@@ -5,6 +5,7 @@ import pytest
 
 from imgpipe.components.common.errors import PipelineError
 from imgpipe.components.custom_job.arguments import CustomJobArguments, RunArguments
+from imgpipe.components.platforms import polling
 from imgpipe.components.tune.engines.vertex import VertexSearch
 from imgpipe.components.tune.trials import SUCCEEDED, best_trial
 from tests.servers.vertex_tuning import start_tuning_server
@@ -20,8 +21,9 @@ def server(tmp_path):
 
 
 @pytest.fixture
-def search(server, coloured_dataset, tmp_path):
+def search(server, coloured_dataset, tmp_path, monkeypatch):
     """``search(**tune arguments)`` returns a search on a small data set."""
+    monkeypatch.setattr(polling, "FIRST_PAUSE_SECONDS", 0.1)
     dataset = coloured_dataset(tmp_path / "data", train=4, validation=2)
 
     def make(command=REMOTE_COMMAND, job=None, **settings):
@@ -34,7 +36,6 @@ def search(server, coloured_dataset, tmp_path):
             ),
             tmp_path / "gcp_resources",
             command=command,
-            first_pause=0.1,
         )
 
     return make
