@@ -438,8 +438,7 @@ def check_cluster(
         account: Their ServiceAccount; empty = Kubeflow's default.
     """
     # Imported here: the client takes a second to load.
-    from imgpipe.components.platforms.kubernetes.client import connect
-    from imgpipe.components.platforms.kubernetes.secrets import read_secret
+    from imgpipe.components.platforms.kubernetes.client import connect, read_secret
 
     namespace = namespace or _PODS_NAMESPACE
     secret = str(values.get("storage_secret", DEFAULT_STORAGE_SECRET))

@@ -1,7 +1,7 @@
 """Deploys to Vertex AI: uploads a model version and gives it a share of an endpoint's traffic."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from imgpipe.components.common.shared_arguments import VERTEX_TARGET
 from imgpipe.components.common.verification import Verification, read_verified_model
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.deployment import Deployment, DeploymentTarget
-from imgpipe.components.deploy.traffic import shares_with
 from imgpipe.components.deploy.upload import upload_model
 from imgpipe.components.platforms.polling import retry
 from imgpipe.components.platforms.vertex.client import VertexLocation, wait_for
@@ -129,6 +128,30 @@ def find_vertex_model(arguments: DeploymentTarget) -> str:
 
 def _location(arguments: DeploymentTarget) -> VertexLocation:
     return VertexLocation(arguments.project, arguments.region, arguments.vertex_endpoint)
+
+
+def shares_with(current: Mapping[str, int], new: str, percent: int) -> dict[str, int]:
+    """Returns a traffic split that gives one model its share; the others keep their proportions.
+
+    Args:
+        current: Percent by deployed model; may hold ``new``.
+        new: The model that gets ``percent``, or all traffic if no other has any.
+        percent: 1 to 100.
+
+    Returns:
+        Percent by deployed model, with a sum of 100.
+    """
+    others = {model: share for model, share in current.items() if model != new}
+    total = sum(others.values())
+    if not total:
+        return {**dict.fromkeys(others, 0), new: 100}
+    left = 100 - percent
+    shares = {model: share * left // total for model, share in others.items()}
+    # Rounding down leaves some percent: they go to the largest remainders.
+    by_remainder = sorted(others, key=lambda model: (-(others[model] * left % total), model))
+    for model in by_remainder[: left - sum(shares.values())]:
+        shares[model] += 1
+    return {**shares, new: percent}
 
 
 def _resource(name: str) -> str:

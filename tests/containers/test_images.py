@@ -32,7 +32,6 @@ STEPS = {
         *("export.export", "gate.gate", "deploy.deploy", "deploy.vertex", "deploy.kserve"),
         "batch_predict.batch_predict",
         "preflight.preflight",
-        "deploy.probe",
         "serve.server",
     ),
     "train-cpu": ("train.train", "tune.tune", "tune.trial_run"),

@@ -23,10 +23,11 @@ from imgpipe.components.platforms.submission import create_once
 from imgpipe.components.platforms.termination import end_job_if_stopped
 from imgpipe.components.platforms.vertex.client import VertexLocation
 from imgpipe.components.platforms.vertex.errors import error_of_status, translate_errors
-from imgpipe.components.platforms.vertex.gcp_resources import read_job, write_job
 from imgpipe.components.platforms.vertex.job_requests import JOB_LABEL, REQUEST_LABEL
+from imgpipe.components.storage import atomic_write
 
 _ENDED = ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED")
+_RESOURCE_NAME = re.compile(r"/v1/(projects/[^/]+/locations/[^/]+/\w+/[^/]+)$")
 _EXIT_STATUS = re.compile(r"non-zero (?:exit )?status(?: of)?:? (\d+)")
 
 
@@ -167,6 +168,33 @@ def run_job(
                 remedy="run the step again: it follows the job; or stop the job: "
                 + _cancel_command(location, name),
             ) from None
+
+
+def write_job(path: Path, resource_type: str, name: str) -> None:
+    """Writes the output ``gcp_resources``: the job that a step has created.
+
+    Vertex AI's console uses it to link the step to the job, and a restarted step to find its job. The format
+    is that of Google's pipeline components (``gcp_launcher.proto``).
+
+    Args:
+        path: The output's file.
+        resource_type: E.g. ``CustomJob``.
+        name: ``projects/P/locations/R/customJobs/N``.
+    """
+    region = name.split("/")[3]
+    uri = f"https://{region}-aiplatform.googleapis.com/v1/{name}"
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps({"resources": [{"resourceType": resource_type, "resourceUri": uri}]}))
+
+
+def read_job(path: Path) -> str:
+    """Returns the resource name of the job, or "" if none was written."""
+    try:
+        resources = json.loads(path.read_text())["resources"]
+        match = _RESOURCE_NAME.search(resources[0]["resourceUri"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+    return match.group(1) if match else ""
 
 
 def _is_cancelled(location: VertexLocation, pipeline_run: str) -> bool:

@@ -17,8 +17,7 @@ from imgpipe.components.common.dataset import read_manifest
 from imgpipe.components.common.errors import InvalidArgumentError, PipelineError
 from imgpipe.components.custom_job.arguments import CustomJobArguments, RunArguments
 from imgpipe.components.custom_job.custom_job import custom_job_request, train_as_job, training_command_line
-from imgpipe.components.platforms.vertex.gcp_resources import read_job
-from imgpipe.components.platforms.vertex.jobs import parse_message
+from imgpipe.components.platforms.vertex.jobs import parse_message, read_job
 from imgpipe.components.train.__main__ import JobArguments
 from imgpipe.components.train.arguments import TrainingArguments
 from tests.servers.vertex import start_vertex_server

@@ -12,10 +12,9 @@ from imgpipe.components.common.errors import (
     UnavailableError,
 )
 from imgpipe.components.platforms.kubernetes.access import KATIB_NEEDS, check_access
-from imgpipe.components.platforms.kubernetes.client import CustomObjects, connect
+from imgpipe.components.platforms.kubernetes.client import CustomObjects, connect, read_secret
 from imgpipe.components.platforms.kubernetes.errors import translate_errors
 from imgpipe.components.platforms.kubernetes.pods import list_pods, read_log
-from imgpipe.components.platforms.kubernetes.secrets import read_secret
 from imgpipe.components.platforms.kubernetes.serving_runtimes import _list_runtimes
 from tests.servers.faults import Fault, once, start_fault_proxy
 from tests.servers.http_server import serve_json

@@ -7,7 +7,7 @@ import pytest
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.platforms.vertex.client import VertexLocation, is_plain_http
 from imgpipe.components.platforms.vertex.errors import error_of_status
-from imgpipe.components.platforms.vertex.gcp_resources import read_job, write_job
+from imgpipe.components.platforms.vertex.jobs import read_job, write_job
 
 NAME = "projects/flowers/locations/us-central1/customJobs/12"
 
