@@ -619,7 +619,7 @@ class KatibServer(KubeflowServer):
             if len(reported) < rules[0]["startStep"]:
                 continue
             # The best value so far: updateStopRules in file-metricscollector/main.go.
-            if max(reported[: rules[0]["startStep"]]) >= float(rules[0]["value"]):
+            if max(value for _, value in reported[: rules[0]["startStep"]]) >= float(rules[0]["value"]):
                 return
             (folder / f"{process.pid}.pid").write_text("early-stopped")
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -632,29 +632,24 @@ class KatibServer(KubeflowServer):
             return
 
     def _reported(self, lines, filters, objective):
-        """Returns the values in the order of the lines, as the collector sees them while a trial runs."""
-        found = []
-        for line in (line for line in lines if objective in line):
-            for pattern in filters:
-                found += [float(match[1]) for match in pattern.findall(line) if match[0] == objective]
-        return found
+        """Returns the lines with the objective, and its values, as the collector sees them meanwhile."""
+        return [
+            (line, float(value))
+            for line in lines
+            for pattern in filters
+            for name, value in pattern.findall(line)
+            if name == objective
+        ]
 
     def _collected(self, lines, filters, objective):
         """Returns the values in the order of their times, as in Katib's database."""
         found = []
-        for position, line in enumerate(line for line in lines if objective in line):
+        for position, (line, value) in enumerate(self._reported(lines, filters, objective)):
             try:
-                stamp = datetime.fromisoformat(line.partition(" ")[0])
+                found.append((datetime.fromisoformat(line.partition(" ")[0]), position, value))
             except ValueError:
                 # The database returns values without a time in reverse order.
-                stamp = datetime(1, 1, 1, tzinfo=UTC)
-                position = -position
-            for pattern in filters:
-                found += [
-                    (stamp, position, float(match[1]))
-                    for match in pattern.findall(line)
-                    if match[0] == objective
-                ]
+                found.append((datetime(1, 1, 1, tzinfo=UTC), -position, value))
         return [value for _, _, value in sorted(found)]
 
 

@@ -255,18 +255,14 @@ def test_an_image_that_cannot_load_the_model_is_refused_before_the_upload(deploy
     assert cloud.contents("serving/") == {}
 
 
-def test_a_deployment_that_outlasts_its_limit_is_cancelled(deploy, vertex):
+@pytest.mark.parametrize(
+    ("slow", "cancels", "outcome"),
+    [(10**9, True, "the endpoint is unchanged"), (4, False, "completed later, and undone")],
+)
+def test_a_deployment_that_outlasts_its_limit_is_cancelled_or_undone(slow, cancels, outcome, deploy, vertex):
     deploy(0)
-    vertex.slow = 10**9
-    with pytest.raises(CheckFailedError, match=r"not ended within 1 seconds.*the endpoint is unchanged"):
-        deploy(1, canary_percent=50, deploy_timeout_seconds=1)
-    assert versions(vertex) == {"1": 100}
-
-
-def test_a_deployment_that_completes_although_it_was_cancelled_is_undone(deploy, vertex):
-    deploy(0)
-    vertex.slow, vertex.cancels = 4, False
-    with pytest.raises(CheckFailedError, match=r"not ended within 1 seconds.*completed later, and undone"):
+    vertex.slow, vertex.cancels = slow, cancels
+    with pytest.raises(CheckFailedError, match=rf"not ended within 1 seconds.*{outcome}"):
         deploy(1, canary_percent=50, deploy_timeout_seconds=1)
     assert versions(vertex) == {"1": 100}
 

@@ -5,6 +5,7 @@ import random
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,26 +49,17 @@ def short_pauses(monkeypatch):
 
 
 class Faults:
-    """Draws faults, and counts them.
-
-    Attributes:
-        counts: Number of faults by kind.
-    """
+    """Draws faults, and counts them by kind."""
 
     def __init__(self, seed):
         self.generator = random.Random(seed)  # noqa: S311 - not a secret
-        self.counts = {}
+        self.counts = Counter()
 
     def draw(self, kind, probability):
         """Returns whether the fault happens now."""
         happens = self.generator.random() < probability
-        if happens:
-            self.counts[kind] = self.counts.get(kind, 0) + 1
+        self.counts[kind] += happens
         return happens
-
-    @property
-    def total(self):
-        return sum(self.counts.values())
 
 
 def follow_a_search(server, responses, dataset, folder, faults):
@@ -227,15 +219,15 @@ def run_faults(number, tmp_path, monkeypatch, coloured_dataset, capsys, seed=20)
         short_pauses(monkeypatch),
     ):
         use_kubeconfig(monkeypatch, tmp_path, proxy)
-        while searches.total < number / 2:
-            folder = tmp_path / f"search-{searches.total}"
+        while searches.counts.total() < number / 2:
+            folder = tmp_path / f"search-{searches.counts.total()}"
             follow_a_search(server, responses, dataset, folder, searches)
         assert server.katib_writes == ["POST"] * len(server.katib_experiments)
     with start_vertex_server(tmp_path) as server, short_pauses(monkeypatch):
         from google.cloud import aiplatform_v1
 
         server.resources[PIPELINE_RUN] = aiplatform_v1.PipelineJob(name=PIPELINE_RUN)
-        while jobs.total < number / 2:
+        while jobs.counts.total() < number / 2:
             follow_a_job(server, tmp_path, jobs, capsys)
     assert threading.active_count() < threads + 50
     return {"search": searches.counts, "job": jobs.counts}

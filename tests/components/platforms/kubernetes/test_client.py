@@ -39,28 +39,28 @@ def test_outside_of_a_pod_the_kubeconfig_file_names_the_cluster(monkeypatch, tmp
     assert connect("tune on", "team").namespace == "team"
 
 
+def refusal(status, reason, body=None):
+    error = ApiException(status, reason)
+    error.body = body
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "expected", "message"),
     [
-        (ApiException(403, "Forbidden"), UnavailableError, "Kubernetes refused to list pods: 403 Forbidden"),
-        (ApiException(503, "Busy"), InterruptedRunError, "a request to list pods: 503 Busy"),
+        (refusal(403, "Forbidden"), UnavailableError, "Kubernetes refused to list pods: 403 Forbidden"),
+        (refusal(403, "Forbidden", '{"message": "no pods"}'), UnavailableError, "403 no pods"),
+        (refusal(503, "Busy"), InterruptedRunError, "a request to list pods: 503 Busy"),
         (urllib3.exceptions.ReadTimeoutError(None, "/", "late"), InterruptedRunError, "ReadTimeoutError"),
     ],
 )
 def test_errors_of_the_client_library_become_ours(error, expected, message):
-    with pytest.raises(expected, match=message), translate_errors("list pods", remedy="ask for the right"):
-        raise error
-
-
-def test_a_rejection_quotes_the_api_servers_message():
-    error = ApiException(403, "Forbidden")
-    error.body = '{"message": "pods is forbidden"}'
     with (
-        pytest.raises(UnavailableError, match="403 pods is forbidden") as caught,
+        pytest.raises(expected, match=message) as caught,
         translate_errors("list pods", remedy="ask for the right"),
     ):
         raise error
-    assert caught.value.remedy == "ask for the right"
+    assert (caught.value.remedy == "ask for the right") == (expected is UnavailableError)
 
 
 @pytest.mark.parametrize("content", [None, "- a\n- b\n", "text", b"\xff\xfe", "clusters: 1", "users: [1]"])
