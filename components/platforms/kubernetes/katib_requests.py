@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from kubeflow_katib_api import models
@@ -25,32 +24,14 @@ _INVALID_IN_VALUES = set("'\"\\$\n")
 _DEFAULT_RANDOM_TRIALS = 20
 
 
-@dataclass(frozen=True)
-class _Algorithm:
-    """An algorithm of Katib, with the settings that its service accepts: it refuses all others.
-
-    From pkg/suggestion/v1beta1/{hyperopt,optuna}/service.py and
-    pkg/earlystopping/v1beta1/medianstop/service.py of kubeflow/katib v0.19.0.
-
-    Attributes:
-        name: Its name.
-        minimums: The smallest value of each setting, all of which are integers.
-    """
-
-    name: str
-    minimums: Mapping[str, int]
-
-
+_TPE = "multivariate-tpe"
 _ALGORITHMS = {
     # Optuna's. Katib's tpe is hyperopt's: it suggests the same point twice to parallel trials, and the ends
     # of an integer range half as often. Katib's bayesianoptimization does not search logarithmic scales.
-    "": _Algorithm(
-        "multivariate-tpe", dict.fromkeys(("n_startup_trials", "n_ei_candidates", "random_state"), 0)
-    ),
-    "GRID_SEARCH": _Algorithm("grid", {"random_state": 0}),
-    "RANDOM_SEARCH": _Algorithm("random", {"random_state": 0}),
+    "": _TPE,
+    "GRID_SEARCH": "grid",
+    "RANDOM_SEARCH": "random",
 }
-_MEDIAN_STOP = _Algorithm("medianstop", {"min_trials_required": 1, "start_step": 1})
 
 
 def experiment(
@@ -157,34 +138,21 @@ def _reference(name: str) -> str:
 
 
 def _algorithm(request: Hyperparameters, seed: int) -> Any:
-    algorithm = _ALGORITHMS[request.algorithm]
-    settings = {"random_state": seed}
-    if "n_startup_trials" in algorithm.minimums:
+    """Returns the algorithm; its service refuses settings that it does not know.
+
+    They are in pkg/suggestion/v1beta1/optuna/service.py and pkg/earlystopping/v1beta1/medianstop/service.py
+    of kubeflow/katib v0.19.0.
+    """
+    name, settings = _ALGORITHMS[request.algorithm], {"random_state": seed}
+    if name == _TPE:
         # With the default, a small search would be a random search.
         settings["n_startup_trials"] = min(_DEFAULT_RANDOM_TRIALS, max(2, request.max_trials // 3))
     return models.V1beta1AlgorithmSpec(
-        algorithmName=algorithm.name,
+        algorithmName=name,
         algorithmSettings=[
-            models.V1beta1AlgorithmSetting(name=name, value=value)
-            for name, value in _checked(algorithm, settings).items()
+            models.V1beta1AlgorithmSetting(name=key, value=str(value)) for key, value in settings.items()
         ],
     )
-
-
-def _checked(algorithm: _Algorithm, settings: Mapping[str, int]) -> dict[str, str]:
-    """Returns the settings as Katib's texts.
-
-    Raises:
-        InvalidArgumentError: if the service would refuse one.
-    """
-    for name, value in settings.items():
-        if name not in algorithm.minimums or value < algorithm.minimums[name]:
-            shown = "seed" if name == "random_state" else name
-            raise InvalidArgumentError(
-                f"{shown}={value}: Katib's {algorithm.name} does not accept it",
-                remedy=f"use a value of {algorithm.minimums.get(name, 0)} or more",
-            )
-    return {name: str(value) for name, value in settings.items()}
 
 
 def _median_stop(request: Hyperparameters, evaluations: int) -> Any:
@@ -197,10 +165,10 @@ def _median_stop(request: Hyperparameters, evaluations: int) -> Any:
         "start_step": max(1, min(4, evaluations // 3)),
     }
     return models.V1beta1EarlyStoppingSpec(
-        algorithmName=_MEDIAN_STOP.name,
+        algorithmName="medianstop",
         algorithmSettings=[
-            models.V1beta1EarlyStoppingSetting(name=name, value=value)
-            for name, value in _checked(_MEDIAN_STOP, settings).items()
+            models.V1beta1EarlyStoppingSetting(name=name, value=str(value))
+            for name, value in settings.items()
         ],
     )
 
