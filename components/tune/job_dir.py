@@ -17,8 +17,6 @@ TRIALS_FOLDER = "trials"
 FEATURES_FOLDER = "features"
 TRIALS_FILE = "trials.json"
 REPORT_FILE = "tuning.html"
-# In job_dir/model, as the original algorithm wrote them: one SavedModel per trial.
-TRIAL_MODEL_PREFIX = "trial_"
 
 FILES_OF_TUNING = frozenset({STUDY_FOLDER, TRIALS_FOLDER, TRIALS_FILE, REPORT_FILE})
 
@@ -29,8 +27,8 @@ def trial_folder(job_dir: Folder, trial_id: int | str) -> Folder:
 
 
 def trial_model(job_dir: Folder, trial_id: int | str) -> Folder:
-    """Returns where a trial's best model is published."""
-    return job_dir / "model" / f"{TRIAL_MODEL_PREFIX}{trial_id}"
+    """Returns where a trial's best model is published, as the original algorithm did."""
+    return job_dir / "model" / f"trial_{trial_id}"
 
 
 def check_shared_with_pods(job_dir: str) -> None:

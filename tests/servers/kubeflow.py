@@ -8,7 +8,6 @@ steps run with kfp.local as processes on this machine.
 import base64
 import json
 import re
-import sys
 import threading
 import urllib.parse
 import uuid
@@ -32,7 +31,7 @@ from tests.servers.kubeflow_rules import (
     page_of,
 )
 from tests.servers.kubeflow_workflow import WORKFLOW, Pod, WorkflowState, node_id
-from tests.servers.processes import end_process, ending_processes, start_process
+from tests.servers.processes import end_process, ending_processes, start_pipeline
 from tests.waiting import wait_until
 
 DONE = ("SUCCEEDED", "FAILED", "CANCELED")
@@ -418,19 +417,11 @@ class KubeflowServer:
             run = self.runs.get(run_id, {"state": "deleted"})
             if run["state"] not in ("PENDING", "RUNNING"):
                 return
-            folder = self.folder / run_id
-            folder.mkdir(parents=True)
             spec = self.spec_of(run)
-            documents = [spec["pipeline_spec"], spec["platform_spec"]]
-            (folder / "pipeline.yaml").write_text(yaml.safe_dump_all(documents))
-            request = {
-                "pipeline": str(folder / "pipeline.yaml"),
-                "parameters": run["runtime_config"].get("parameters", {}),
-                "artifacts": str(folder / "artifacts"),
-            }
+            text = yaml.safe_dump_all([spec["pipeline_spec"], spec["platform_spec"]])
+            parameters = run["runtime_config"].get("parameters", {})
             run["state"] = "RUNNING"
-            command = [sys.executable, "-m", "imgpipe.pipelines.targets.local"]
-            process = start_process(command, json.dumps(request), **{LOG_FORMAT_VARIABLE: ""})
+            process = start_pipeline(self.folder / run_id, text, parameters, **{LOG_FORMAT_VARIABLE: ""})
             self.processes[run_id] = process
             workflow = self.workflows[run_id] = WorkflowState()
         pod = Pod()

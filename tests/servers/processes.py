@@ -1,8 +1,10 @@
 """The processes that stand-ins start, each in a process group of its own."""
 
+import json
 import os
 import signal
 import subprocess
+import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,6 +24,19 @@ def start_process(command, request="", **variables):
     with process.stdin:
         process.stdin.write(request)
     return process
+
+
+def start_pipeline(folder, text, parameters, **variables):
+    """Starts a compiled pipeline in kfp.local; its files are in a new folder."""
+    folder.mkdir(parents=True)
+    (folder / "pipeline.yaml").write_text(text)
+    request = {
+        "pipeline": str(folder / "pipeline.yaml"),
+        "parameters": parameters,
+        "artifacts": str(folder / "artifacts"),
+    }
+    command = [sys.executable, "-m", "imgpipe.pipelines.targets.local"]
+    return start_process(command, json.dumps(request), **variables)
 
 
 def end_process(process, number=signal.SIGTERM):

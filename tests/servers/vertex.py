@@ -18,7 +18,7 @@ from google.protobuf import json_format
 
 from tests.servers.google import GoogleServer
 from tests.servers.http_server import serve_json
-from tests.servers.processes import end_process, ending_processes, start_process
+from tests.servers.processes import end_process, ending_processes, start_pipeline, start_process
 from tests.waiting import wait_until
 
 STATES = vertex.JobState
@@ -191,7 +191,8 @@ class VertexServer:
         with self.lock:
             job = self.resources[name]
             container = job.job_spec.worker_pool_specs[0].container_spec
-        status = self._run(name, self.local_command(*container.command, *container.args))
+        command = self.local_command(*container.command, *container.args)
+        status = self._run(name, lambda: start_process(command))
         with self.lock:
             if job.state == STATES.JOB_STATE_CANCELLED:
                 return
@@ -215,8 +216,8 @@ class VertexServer:
         """Replaces gs:// and /gcs/ with the server's folder."""
         return text.replace("gs://", f"{self.folder}/").replace("/gcs/", f"{self.folder}/")
 
-    def _run(self, name, command, request=""):
-        """Returns the exit status of a command; None if the resource was cancelled before its start."""
+    def _run(self, name, start):
+        """Returns the exit status of a process; None if the resource was cancelled before its start."""
         number = name.split("/")[-1]
         with self.lock:
             resource = self.resources[name]
@@ -224,7 +225,7 @@ class VertexServer:
                 return None
             resource.state = type(resource.state)[re.sub("STATE_.*", "STATE_RUNNING", resource.state.name)]
             resource.start_time = datetime.now(UTC)
-            process = self.processes[name] = start_process(command, request)
+            process = self.processes[name] = start()
         lines = self.logs.setdefault(number, [])
         for line in process.stdout:
             lines.append((datetime.now(UTC).isoformat(), line.rstrip("\n")))
@@ -243,8 +244,6 @@ class VertexServer:
         text = text.replace("{{$.pipeline_job_resource_name}}", name)
         runtime = message["runtimeConfig"]
         folder = Path(self.local(runtime["gcsOutputDirectory"])) / number
-        folder.mkdir(parents=True)
-        (folder / "pipeline.yaml").write_text(text)
         declared = message["pipelineSpec"]["root"]["inputDefinitions"]["parameters"]
         parameters = {
             # The deploy step requires a bucket.
@@ -256,13 +255,7 @@ class VertexServer:
             else value
             for key, value in runtime.get("parameterValues", {}).items()
         }
-        request = {
-            "pipeline": str(folder / "pipeline.yaml"),
-            "parameters": parameters,
-            "artifacts": str(folder / "artifacts"),
-        }
-        command = [sys.executable, "-m", "imgpipe.pipelines.targets.local"]
-        status = self._run(name, command, json.dumps(request))
+        status = self._run(name, lambda: start_pipeline(folder, text, parameters))
         with self.lock:
             states = vertex.PipelineState
             if job.state == states.PIPELINE_STATE_CANCELLED:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from kfp import dsl
 
 from imgpipe.components.common.dataset import read_manifest, with_absolute_paths
 from imgpipe.components.common.errors import (
@@ -183,7 +184,7 @@ def test_a_dollar_in_a_path_reaches_the_trials(search, tmp_path):
     assert trial.model.startswith(f"{folder}/")
 
 
-def test_a_template_that_is_no_job_is_refused(server, search):
+def test_a_template_that_is_not_a_valid_job_is_refused(server, search):
     """validator.go, validatePatchJob: the cluster's Katib does not ignore a field that it does not know."""
     body = search().body("e")
     body["spec"]["trialTemplate"]["trialSpec"]["spec"]["template"]["spec"]["nodeSelectors"] = {}
@@ -731,27 +732,18 @@ def test_real_trainings_are_tuned_with_the_real_command(search):
     check_real_trainings(search)
 
 
-class Artifact:
-    """An artifact as KFP passes it to a step."""
-
-    def __init__(self, path):
-        self.path, self.metadata, self.logged = str(path), {}, {}
-
-    def log_metric(self, name, value):
-        self.logged[name] = value
-
-
 @pytest.mark.proof
 def test_the_step_on_kubeflow_outputs_the_best_trials_model(
     server, coloured_dataset, cloud, tmp_path, monkeypatch
 ):
     use_kubeconfig(monkeypatch, tmp_path, server)
     dataset = coloured_dataset(tmp_path / "data", train=4, validation=2)
-    outputs = [Artifact(tmp_path / "out" / name) for name in ("model", "metrics", "report", "trials")]
+    kinds = {"model": dsl.Model, "metrics": dsl.Metrics, "report": dsl.HTML, "trials": dsl.Artifact}
+    outputs = [kind(uri=str(tmp_path / "out" / name)) for name, kind in kinds.items()]
     (tmp_path / "out").mkdir()
     settings = {"max_steps": 2, "train_batch_size": 4, "train_steps_per_eval": 1, "image_size": 32}
     tune(
-        Artifact(dataset),
+        dsl.Dataset(uri=str(dataset)),
         *outputs,
         TuneArguments(tune="initial_learning_rate=log:0.001:0.01", max_trials=1, job_dir="gs://photos/tuned"),
         TrainingArguments(model_type="resnet-18", weights="none", **settings),
@@ -771,7 +763,7 @@ def test_the_step_on_kubeflow_outputs_the_best_trials_model(
     served = Path(model.path, "saved_model.pb").read_bytes()
     assert served == found[f"{name}/saved_model.pb"]
     assert Path(model.path, "variables", "variables.index").is_file()
-    assert metrics.logged["trials"] == 1
-    assert metrics.logged["top_1_accuracy"] == trial["finalMetric"]["objectiveValue"]
+    assert metrics.metadata["trials"] == 1
+    assert metrics.metadata["top_1_accuracy"] == trial["finalMetric"]["objectiveValue"]
     assert Path(report.path).read_text().startswith("<!DOCTYPE html>")
     assert server.katib_writes == ["POST"]
