@@ -88,14 +88,14 @@ def parameter_importance(trials: Sequence[Trial], request: Hyperparameters) -> l
     Hutter, Hoos and Leyton-Brown, 2014, as implemented in Optuna. Empty if there are too few trials, all
     objectives are equal, or there is only one parameter.
     """
-    known = _with_objective(trials)
+    known = _measured(trials)
     if len(known) < MIN_TRIALS_FOR_IMPORTANCE or len(request.parameters) < 2:
         return []
-    if len({trial.objective for trial in known}) < 2:
+    if len({objective for _, objective in known}) < 2:
         return []
     study = optuna.create_study(direction="maximize")
-    for trial in known:
-        study.add_trial(completed_trial(request, trial.values, float(trial.objective or 0.0)))
+    for trial, objective in known:
+        study.add_trial(completed_trial(request, trial.values, objective))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -130,23 +130,20 @@ def _kind(trial: Trial, best: Trial | None) -> str:
 
 
 def _parameter_chart(parameter: TunedParameter, trials: Sequence[Trial]) -> ParameterChart:
-    known = _with_objective(trials)
+    known = _measured(trials)
     if parameter.type == "CATEGORICAL":
         rows = []
         for value in parameter.values:
-            objectives = [
-                float(trial.objective or 0.0) for trial in known if trial.values[parameter.name] == value
-            ]
+            objectives = [objective for trial, objective in known if trial.values[parameter.name] == value]
             if objectives:
                 rows.append((str(value), len(objectives), max(objectives), statistics.mean(objectives)))
         return ParameterChart(parameter.name, None, tuple(rows))
     series = [
         Series(
-            f"trial {trial.id}: {parameter.name}={value_text(trial.values[parameter.name])}: "
-            f"{float(trial.objective or 0.0):.4f}",
-            ((float(trial.values[parameter.name]), float(trial.objective or 0.0)),),
+            f"trial {trial.id}: {parameter.name}={value_text(trial.values[parameter.name])}: {objective:.4f}",
+            ((float(trial.values[parameter.name]), objective),),
         )
-        for trial in known
+        for trial, objective in known
     ]
     chart = line_chart(
         series,
@@ -158,8 +155,9 @@ def _parameter_chart(parameter: TunedParameter, trials: Sequence[Trial]) -> Para
     return ParameterChart(parameter.name, chart, ())
 
 
-def _with_objective(trials: Sequence[Trial]) -> list[Trial]:
-    return [trial for trial in trials if trial.objective is not None]
+def _measured(trials: Sequence[Trial]) -> list[tuple[Trial, float]]:
+    """Returns the trials that have an objective, each with it."""
+    return [(trial, trial.objective) for trial in trials if trial.objective is not None]
 
 
 def _seconds(trial: Trial) -> float | None:

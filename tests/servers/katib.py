@@ -154,17 +154,14 @@ class KatibServer(KubeflowServer):
     def _pods(self, name, is_log, query):
         if name is None:
             wanted = dict(part.split("=") for part in query["labelSelector"].split(","))
-            items = [
-                {"metadata": pod["metadata"], "spec": pod["spec"], "status": pod["status"]}
-                for pod in self.katib_pods.values()
-                if wanted.items() <= pod["metadata"]["labels"].items()
-            ]
+            pods = self.katib_pods.values()
+            items = [shown(pod) for pod in pods if wanted.items() <= pod["metadata"]["labels"].items()]
             return 200, {"kind": "PodList", "apiVersion": "v1", "items": items, "metadata": {}}
         if name not in self.katib_pods:
             return 404, f'pods "{name}" not found'
         pod = self.katib_pods[name]
         if not is_log:
-            return 200, {key: pod[key] for key in ("metadata", "spec", "status")}
+            return 200, shown(pod)
         if "log" not in pod:
             return 400, f'container "{query["container"]}" in pod "{name}" is waiting to start'
         assert query["container"] == COLLECTOR
