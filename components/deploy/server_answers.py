@@ -1,15 +1,14 @@
 """Asks a model server for the answers to the images of verification.json, and compares them."""
 
-import http.client
-import json
-import urllib.error
-import urllib.request
+from http import HTTPStatus
 from typing import Any
 
+import requests
+
 from imgpipe.components.common.verification import Verification, WrongAnswerError
+from imgpipe.components.platforms.responses import json_object
 
 _REQUEST_SECONDS = 10.0
-_MAX_RESPONSE_BYTES = 64_000_000
 # Of TensorFlow Serving, and of proxies: the server or the model is not ready yet, or too busy.
 _NOT_READY = (404, 408, 429, 500, 502, 503, 504)
 # TensorFlow Serving's, with the reason as JSON, while the model is not loaded and if it fails.
@@ -52,45 +51,29 @@ def check_answers(verification: Verification, address: str, model_name: str, *, 
 
 
 def _predict(url: str, body: dict[str, Any], host: str) -> Any:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310 - from the service's status
-    if host:
-        request.add_header("Host", host)
     try:
-        with _opener().open(request, timeout=_REQUEST_SECONDS) as response:
-            content = response.read(_MAX_RESPONSE_BYTES)
-    except urllib.error.HTTPError as error:
-        reason, is_json = _reason(error)
-        text = f"{url} responds with status {error.code}: {reason}"
-        if error.code in _NOT_READY or error.code in _NOT_ADMITTED:
-            is_from_server = is_json and error.code in _FROM_SERVER
-            raise NoAnswerError(text, is_from_server=is_from_server) from None
-        raise WrongAnswerError(text) from None
-    except (OSError, http.client.HTTPException) as error:
-        cause = error.reason if isinstance(error, urllib.error.URLError) else error
+        with requests.Session() as session:
+            # The address is inside the cluster: proxies of the environment do not reach it.
+            session.trust_env = False
+            response = session.post(
+                url,
+                json=body,
+                headers={"Host": host} if host else {},
+                timeout=_REQUEST_SECONDS,
+                # A redirect leads to a login page, not to the model.
+                allow_redirects=False,
+            )
+    except requests.RequestException as error:
+        cause = getattr(error.args[0], "reason", None) if error.args else None
         raise NoAnswerError(f"{url} does not respond: {cause or type(error).__name__}") from None
-    try:
-        return json.loads(content)["predictions"]
-    except (ValueError, KeyError, TypeError):
-        raise WrongAnswerError(f"the response of {url} has no predictions") from None
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        """Follows none: a redirect leads to a login page, not to the model."""
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    # The address is inside the cluster: proxies of the environment do not reach it.
-    return urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
-
-
-def _reason(error: urllib.error.HTTPError) -> tuple[str, bool]:
-    """Returns the reason, and whether it is a model server's: JSON with the key "error"."""
-    try:
-        content = error.read(10_000).decode("utf-8", "replace")
-    except (OSError, http.client.HTTPException):
-        return str(error.reason), False
-    try:
-        return str(json.loads(content)["error"]), True
-    except (ValueError, KeyError, TypeError):
-        return " ".join(content.split())[:200] or str(error.reason), False
+    status, content = response.status_code, json_object(response.content) or {}
+    if status == HTTPStatus.OK:
+        if "predictions" not in content:
+            raise WrongAnswerError(f"the response of {url} has no predictions")
+        return content["predictions"]
+    # A model server's reason is JSON with the key "error".
+    reason = content.get("error") or " ".join(response.text.split())[:200] or response.reason
+    text = f"{url} responds with status {status}: {reason}"
+    if status in _NOT_READY or status in _NOT_ADMITTED:
+        raise NoAnswerError(text, is_from_server="error" in content and status in _FROM_SERVER)
+    raise WrongAnswerError(text)
