@@ -99,7 +99,7 @@ class KubeflowSchedules:
         """Returns the times of the next runs by resource; {} if the cluster cannot be read from here."""
         # Takes a second to import.
         from imgpipe.components.platforms.kubernetes.client import connect
-        from imgpipe.components.platforms.kubernetes.scheduled_workflows import next_triggers
+        from imgpipe.components.platforms.kubernetes.workflow import next_triggers
 
         namespace = self.client.user_namespace() or self.client.namespace or DEFAULT_NAMESPACE
         try:

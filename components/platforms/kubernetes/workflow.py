@@ -1,4 +1,4 @@
-"""The Argo Workflow of this step's run on Kubeflow Pipelines."""
+"""The Argo Workflow of this step's run on Kubeflow Pipelines, and those that it has scheduled."""
 
 import os
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ _POD_VARIABLE = "KFP_POD_NAME"
 _GROUP, _VERSION, _PLURAL = "argoproj.io", "v1alpha1", "workflows"
 # On Kubeflow, a step has less than a second after SIGTERM; elsewhere a pod has 30 seconds by default.
 _TIMEOUT_SECONDS = 5
+_LIST_TIMEOUT_SECONDS = 10
 
 
 def own_stop_reason() -> str:
@@ -62,3 +63,32 @@ def read_own_workflow(cluster: Cluster) -> Mapping[str, Any] | None:
             return None
         # A page is read as text.
         return dict(found)
+
+
+def next_triggers(cluster: Cluster) -> dict[str, str]:
+    """Returns the time of the next run of each recurring run of Kubeflow Pipelines, by its id.
+
+    Only the status of a ScheduledWorkflow has it: ``CRON_SCHEDULE_TIMEZONE`` of the controller decides what a
+    cron expression means (kubeflow/pipelines 2.17, backend/src/crd/controller/scheduledworkflow). The id of a
+    recurring run is the object's (CreateJob in backend/src/apiserver/resource/resource_manager.go).
+
+    Raises:
+        UnavailableError: if reading them is not allowed.
+        InterruptedRunError: if the API server does not respond.
+        InvalidResponseError: if the response is not one of Kubernetes.
+    """
+    with translate_errors(
+        f"list scheduledworkflows in namespace {cluster.namespace!r}", remedy="ask for the permission"
+    ):
+        found = client.CustomObjectsApi(cluster.api_client).list_namespaced_custom_object(
+            "kubeflow.org",
+            "v1beta1",
+            cluster.namespace,
+            "scheduledworkflows",
+            _request_timeout=_LIST_TIMEOUT_SECONDS,
+        )
+        triggers = {
+            str(item["metadata"]["uid"]): ((item.get("status") or {}).get("trigger") or {})
+            for item in found["items"]
+        }
+        return {uid: str(trigger.get("nextTriggeredTime") or "") for uid, trigger in triggers.items()}
