@@ -66,7 +66,7 @@ def poll(
             remaining = silence_limit - (time.monotonic() - last_response)
             if remaining < 0:
                 raise
-            wait = min(max(pause, _retry_after(error)), max(pause, remaining))
+            wait = min(max(pause, getattr(error, "retry_after", 0.0)), max(pause, remaining))
         else:
             wait = pause
             last_response = time.monotonic()
@@ -102,7 +102,3 @@ def retry(request: Callable[[], Response], *, seconds: float | None = None) -> R
             _logger.warning("%s; trying again in %.0f s", error.problem, wait)
         time.sleep(wait)
         pause = min(_MAX_RETRY_PAUSE_SECONDS, pause * 2)
-
-
-def _retry_after(error: Exception) -> float:
-    return error.retry_after if isinstance(error, InterruptedRunError) else 0.0

@@ -207,9 +207,9 @@ class Study:
                 return optuna.samplers.PartialFixedSampler(point, optuna.samplers.RandomSampler(seed))
         if self._request.algorithm == "RANDOM_SEARCH":
             return optuna.samplers.RandomSampler(seed)
-        return optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, n_startup_trials=startup_trials(self._request.max_trials)
-        )
+        # Before it learns, a third of the trials are drawn at random, between 3 and 10.
+        at_random = min(10, max(3, self._request.max_trials // 3))
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=at_random)
 
     def _finish(self, trial_id: int, result: Mapping[str, Any]) -> Trial:
         self._live(trial_id).set_user_attr(_RESULT, {**result, "at": _now()})
@@ -239,11 +239,6 @@ class Study:
         return optuna.Trial(
             self._study, self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
         )
-
-
-def startup_trials(max_trials: int) -> int:
-    """Returns how many trials Bayesian search draws at random before it learns: a third, between 3 and 10."""
-    return min(10, max(3, max_trials // 3))
 
 
 @contextmanager

@@ -108,7 +108,8 @@ def trial_command(fixed: Sequence[str], request: Hyperparameters) -> list[str]:
         for parameter in reversed_parameters(request).values()
     ]
     words = [*fixed, *([f"--reversed_values={';'.join(ranges)}"] if ranges else [])]
-    tuned = [f"'--{parameter.name}={_reference(parameter.name)}'" for parameter in request.parameters]
+    names = [parameter.name for parameter in request.parameters]
+    tuned = [f"'--{name}=${{trialParameters.{name}}}'" for name in names]
     # Katib joins the words of a command without quoting and appends a redirection: a shell of our own keeps
     # the words apart. Its process gets the pod's SIGTERM, Katib's that of its only child; both must reach
     # Python, and the shell must outlive it to write Katib's marker file. A `wait` that the signal interrupts
@@ -131,10 +132,6 @@ def reversed_parameters(request: Hyperparameters) -> dict[str, TunedParameter]:
         for parameter in request.parameters
         if parameter.scale == "UNIT_REVERSE_LOG_SCALE" and not parameter.values
     }
-
-
-def _reference(name: str) -> str:
-    return f"${{trialParameters.{name}}}"
 
 
 def _algorithm(request: Hyperparameters, seed: int) -> Any:

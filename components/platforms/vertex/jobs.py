@@ -267,7 +267,7 @@ def start_job(
             check=lambda job: check_same_request(job, body),
             end=lambda job: None if state_of(job) in _ENDED else cancel_job(location, job.name),
             identify=lambda job: str(job.name),
-            created=_created,
+            created=lambda job: job.create_time.timestamp() if job.create_time else 0.0,
             has_ended=lambda job: state_of(job) in _ENDED,
             concurrent=concurrent,
         )
@@ -276,10 +276,6 @@ def start_job(
         found = retry(lambda: get_job(location, name))
         check_same_request(found, body)
         return found, True
-
-
-def _created(job: Any) -> float:
-    return float(job.create_time.timestamp()) if job.create_time else 0.0
 
 
 def list_jobs(

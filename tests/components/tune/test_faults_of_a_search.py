@@ -115,7 +115,9 @@ def follow_a_search(server, responses, dataset, folder, faults):
         # A broken response at its start ends the step; one while it follows the search would delete that.
         except (Terminated, InvalidResponseError):
             assert time.monotonic() < deadline
-    names = sorted(name for name in server.katib_trials if name.startswith(server_name(server)))
+    names = sorted(
+        name for name in server.katib_trials if name.startswith(list(server.katib_experiments)[-1])
+    )
     assert [trial.id for trial in trials] == list(range(1, 9))
     assert len(names) == 8
     assert all(trial.state != RUNNING for trial in trials)
@@ -131,10 +133,6 @@ def follow_a_search(server, responses, dataset, folder, faults):
     failed = sum(has_condition(server.katib_trials[name], "Failed") for name in names)
     assert failed == sum(trial.state == FAILED for trial in trials)
     assert best_trial(trials) is not None or failed == 8
-
-
-def server_name(server):
-    return list(server.katib_experiments)[-1]
 
 
 def follow_a_job(server, folder, faults, capsys):
