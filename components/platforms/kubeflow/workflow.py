@@ -7,7 +7,6 @@ workflow/controller/operator.go).
 """
 
 import base64
-import dataclasses
 import gzip
 import json
 import re
@@ -145,10 +144,7 @@ def steps_of(workflow: Mapping[str, Any], spec: Mapping[str, Any]) -> list[Step]
     """
     nodes = [(_path(node), node) for node in _nodes(workflow)]
     ended = bool(workflow.get("status", {}).get("finishedAt"))
-    return [
-        dataclasses.replace(_step(task, nodes, ended=ended), name=step_name(task))
-        for task in ordered_tasks(spec)
-    ]
+    return [_step(task, nodes, ended=ended) for task in ordered_tasks(spec)]
 
 
 def step_name(task: str) -> str:
@@ -199,21 +195,17 @@ def _path(node: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(re.sub(r"\(\d+\)$", "", part) for part in str(node.get("name", "")).split("."))
 
 
-def _step(
-    name: str,
-    nodes: list[tuple[tuple[str, ...], Mapping[str, Any]]],
-    *,
-    ended: bool,
-) -> Step:
+def _step(task: str, nodes: list[tuple[tuple[str, ...], Mapping[str, Any]]], *, ended: bool) -> Step:
+    name = step_name(task)
     pods = sorted(
-        (node for path, node in nodes if path[-2:] == (name, _EXECUTOR) and node.get("type") == "Pod"),
+        (node for path, node in nodes if path[-2:] == (task, _EXECUTOR) and node.get("type") == "Pod"),
         key=lambda node: str(node.get("startedAt") or ""),
     )
     attempts = tuple(_attempt(node) for node in pods)
-    own = [node for path, node in nodes if path[-1] == name]
+    own = [node for path, node in nodes if path[-1] == task]
     # When the pipeline itself is tried again, its first step may fail: this one keeps what it did before.
     own = [node for node in own if node.get("phase") != "Omitted"] or own
-    driver = [node for path, node in nodes if path[-1] == f"{name}-driver"]
+    driver = [node for path, node in nodes if path[-1] == f"{task}-driver"]
     log_uri = next(filter(None, map(_log_uri, driver)), "")
     cached = any(
         parameter.get("name") == "cached-decision" and parameter.get("value") == "true"

@@ -23,7 +23,6 @@ from imgpipe.components.storage import parse_location
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.engines.engine import TuningSpec
-from imgpipe.components.tune.engines.local import LocalSearch
 from imgpipe.components.tune.search_space import read_request
 from imgpipe.components.tune.trial_run import write_result
 from imgpipe.components.tune.trials import SUCCEEDED
@@ -128,6 +127,9 @@ def search(
     **settings,
 ):
     """Returns a search of synthetic trials."""
+    # Imported here because it loads Optuna, which a search on other machines does not need.
+    from imgpipe.components.tune.engines.local import LocalSearch
+
     training = dataclasses.replace(TRAINING, max_minutes=max_minutes)
     tuning = TuneArguments(tune=tune, seed=seed, trial_silence_limit=silence, **settings)
     spec = TuningSpec(

@@ -349,32 +349,24 @@ def step(server, coloured_dataset, tmp_path):
     server.workflows["run-1"] = {"metadata": {}, "spec": {}}
 
     def start(prelude="", **settings):
-        settings = {"tune": "initial_learning_rate=log:0.001:0.2", "max_trials": 20, **settings}
+        settings = {"max_trials": 20, "max_parallel_trials": 1, **settings}
         code = f"""
 import time
 from pathlib import Path
-from imgpipe.components.common.dataset import read_manifest
 from imgpipe.components.common.step import run_command
-from imgpipe.components.train.arguments import TrainingArguments
-from imgpipe.components.tune.arguments import TuneArguments
-from imgpipe.components.tune.engines.engine import TuningSpec
+from imgpipe.components.platforms import polling
+from imgpipe.components.storage import parse_location
 from imgpipe.components.tune.engines.katib import KatibSearch
 from imgpipe.components.tune.katib_arguments import KatibArguments, TrialPodArguments
-from imgpipe.components.tune.search_space import read_request
 from imgpipe.components.tune.trials import write_trials
-from imgpipe.components.storage import parse_location
-from imgpipe.components.platforms import polling
+from tests.components.tune.synthetic import REMOTE_COMMAND, tuning_spec
 polling.FIRST_PAUSE_SECONDS = 0.1
 {prelude}
-tuning = TuneArguments(**{settings!r})
-data = Path({str(dataset)!r})
-training = TrainingArguments(max_steps=40, train_steps_per_eval=10, model_type="resnet-18", weights="none")
-spec = TuningSpec(read_request(tuning), tuning, training, data, read_manifest(data), Path({str(tmp_path)!r}))
-search = KatibSearch(spec, parse_location({str(tmp_path / "job")!r}), KatibArguments(),
-    TrialPodArguments("image"), command={REMOTE_COMMAND!r})
-def run():
-    write_trials(Path({str(tmp_path / "trials.json")!r}), search.run(lambda _: None), extra={{}})
-run_command("tune", run)
+folder = Path({str(tmp_path)!r})
+spec = tuning_spec(Path({str(dataset)!r}), folder, **{settings!r})
+job_dir = parse_location(folder / "job")
+search = KatibSearch(spec, job_dir, KatibArguments(), TrialPodArguments("image"), command=REMOTE_COMMAND)
+run_command("tune", lambda: write_trials(folder / "trials.json", search.run(lambda _: None), extra={{}}))
 """
         return subprocess.Popen(
             [sys.executable, "-c", code],
