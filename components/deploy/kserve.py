@@ -39,6 +39,7 @@ from imgpipe.components.platforms.kubernetes.kserve import (
     InferenceService,
     address_inside,
     address_of_latest,
+    deployment_mode,
     has_rolled_out_revision,
     has_same_pods,
     is_stopped,
@@ -100,7 +101,7 @@ class _Rollout:
         """
         current = self._call(self._read)
         is_new = not has_same_pods(current["spec"], self.spec)
-        is_knative = self._call(lambda: self.service.mode(current)) == KNATIVE
+        is_knative = deployment_mode(current) == KNATIVE
         if is_new:
             percent = 0 if is_knative and has_rolled_out_revision(current) else self.percent
             self._call(lambda: self.service.replace(with_percent(self.spec, percent)))
@@ -255,8 +256,7 @@ def deploy_to_kserve(model_folder: Path, arguments: DeployArguments) -> Deployme
     service = InferenceService(cluster, arguments.resolved_name())
     current = _until_response(service.read, deadline)
     if current is not None:
-        mode = _until_response(lambda: service.mode(current), deadline)
-        _check_mode(mode, arguments, service.name)
+        _check_mode(deployment_mode(current), arguments, service.name)
         _check_runs(current, service)
     model = current["spec"].get("predictor", {}).get("model") or {} if current else {}
     _until_response(lambda: check_runtime(cluster, model_folder, arguments.serving_image, model), deadline)
@@ -531,7 +531,7 @@ def _restore_before_exit(
         service.delete()
         return
     is_new = not has_same_pods(previous, spec)
-    if is_new and service.mode(current) == KNATIVE and has_rolled_out_revision(current):
+    if is_new and deployment_mode(current) == KNATIVE and has_rolled_out_revision(current):
         restored, result = with_percent(spec, 0), f"the new model of {service.name} gets no requests"
     else:
         restored = previous

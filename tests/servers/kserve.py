@@ -199,8 +199,6 @@ class Cluster:
             return 200, {"items": self._pods(namespace, query.get("labelSelector", ""))}
         elif plural in ("serviceaccounts", "secrets"):
             found = self.core_objects.get(f"{plural}/{name}")
-        elif plural == "configmaps":
-            found = {"metadata": {}, "data": {"deploy": json.dumps({"defaultDeploymentMode": self.mode})}}
         else:
             found = None
         return (200, found) if found else (404, {"message": f'{plural} "{name}" not found'})

@@ -6,24 +6,19 @@ its pods in Standard mode, the Revisions and the traffic targets with Knative.
 """
 
 import copy
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from kubernetes import client
-
 from imgpipe.components.common.errors import UnavailableError
 from imgpipe.components.common.log import log_event
 from imgpipe.components.platforms.kubernetes.client import (
     MANAGED_BY,
-    REQUEST_TIMEOUT_SECONDS,
     Cluster,
     CustomObjects,
     check_managed,
 )
-from imgpipe.components.platforms.kubernetes.errors import translate_errors
 from imgpipe.components.platforms.kubernetes.pods import list_pods
 
 READY, WAITING, FAILED = "ready", "waiting", "failed"
@@ -142,29 +137,6 @@ class InferenceService:
         self._services.delete(self.model_name)
         log_event("service_deleted", f"deploy: deleted InferenceService {self.name}")
 
-    def mode(self, service: Mapping[str, Any]) -> str:
-        """Returns Standard, Knative, another mode's name, or "" if it is not known yet.
-
-        The order is KServe's: the status, the annotation, the cluster's configuration (if it may be read).
-        """
-        status = service.get("status") or {}
-        annotations = service["metadata"].get("annotations") or {}
-        mode = status.get("deploymentMode") or annotations.get(_MODE)
-        if not mode and predictor_status(service).get("latestCreatedRevision"):
-            mode = KNATIVE
-        mode = mode or self._default_mode()
-        return _MODES.get(mode, mode)
-
-    def _default_mode(self) -> str:
-        try:
-            with translate_errors("read inferenceservice-config", remedy=_REMEDY):
-                found = client.CoreV1Api(self._cluster.api_client).read_namespaced_config_map(
-                    "inferenceservice-config", "kserve", _request_timeout=REQUEST_TIMEOUT_SECONDS
-                )
-            return str(json.loads(found.data["deploy"])["defaultDeploymentMode"])
-        except (UnavailableError, ValueError, KeyError, TypeError):
-            return ""
-
     def rollout(self, spec: Mapping[str, Any]) -> tuple[str, str]:
         """Returns READY, WAITING or FAILED for the workload of a specification, and the reason.
 
@@ -174,7 +146,7 @@ class InferenceService:
         service = self.read()
         if service is None:
             return FAILED, "the service was deleted"
-        mode = self.mode(service)
+        mode = deployment_mode(service)
         if mode == KNATIVE:
             state, reason = self._revision_rollout(service, spec)
         elif mode == STANDARD:
@@ -251,7 +223,7 @@ class InferenceService:
         service = self.read()
         if service is None:
             return []
-        if self.mode(service) == KNATIVE:
+        if deployment_mode(service) == KNATIVE:
             found = self._models_of_revisions(service)
         else:
             found = self._models_of_pods()
@@ -298,6 +270,18 @@ class InferenceService:
                 )
             )
         return found
+
+
+def deployment_mode(service: Mapping[str, Any]) -> str:
+    """Returns Standard, Knative, another mode's name, or "" if it is not known yet.
+
+    The status has it once the controller has seen the service; an annotation may ask for it before.
+    """
+    status = service.get("status") or {}
+    mode = status.get("deploymentMode") or (service["metadata"].get("annotations") or {}).get(_MODE)
+    if not mode and predictor_status(service).get("latestCreatedRevision"):
+        mode = KNATIVE
+    return _MODES.get(mode, mode or "")
 
 
 def address_inside(service: Mapping[str, Any]) -> str:
