@@ -7,7 +7,7 @@ coordinates to the values of training arguments.
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from imgpipe.components.common.arguments import flat_fields, nearest_name
@@ -169,17 +169,16 @@ def completed_trial(
 
 def grid_points(request: Hyperparameters) -> Iterator[dict[str, Any]]:
     """Yields all points of a space without DOUBLE parameters; the last parameter changes fastest."""
-    axes = []
+    axes: dict[str, Sequence[Any]] = {}
     for parameter in request.parameters:
         if parameter.type == "CATEGORICAL":
-            axes.append(list(parameter.values))
+            axes[parameter.name] = parameter.values
         elif parameter.type == "DISCRETE":
-            axes.append(list(range(len(parameter.values))))
+            axes[parameter.name] = range(len(parameter.values))
         else:
-            axes.append(range(int(parameter.minimum), int(parameter.maximum) + 1))  # type: ignore[arg-type]
-    names = [parameter.name for parameter in request.parameters]
-    for point in itertools.product(*axes):
-        yield dict(zip(names, point, strict=True))
+            axes[parameter.name] = range(int(parameter.minimum), int(parameter.maximum) + 1)
+    for point in itertools.product(*axes.values()):
+        yield dict(zip(axes, point, strict=True))
 
 
 def grid_size(request: Hyperparameters) -> int:

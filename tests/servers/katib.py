@@ -16,7 +16,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -36,7 +37,6 @@ PODS_PATH = re.compile(r"/api/v1/namespaces/[^/]+/pods(?:/([^/]+))?(/log)?")
 EVENTS_PATH = re.compile(r"/api/v1/namespaces/[^/]+/events")
 EXPERIMENT_LABEL, TRIAL_LABEL = "katib.kubeflow.org/experiment", "katib.kubeflow.org/trial"
 COLLECTOR = "metrics-logger-and-collector"
-FOLDER_OF_METRICS = "/var/log/katib"
 # Of the images in containers/Dockerfile, and of Katib's collector.
 IMAGE_USER, COLLECTOR_USER = 65534, 0
 
@@ -370,12 +370,11 @@ class KatibServer(KubeflowServer):
             add_condition(experiment, "Failed", "ExperimentFailed", "Suggestion has failed")
             return
         trials = self._trials_of(name)
-        counts = dict.fromkeys(("Killed", "Failed", "Succeeded", "EarlyStopped", "Running", "Pending"), 0)
         # A trial counts with the first of its conditions in this order: util/status_util.go
-        counts["MetricsUnavailable"] = 0
-        for trial in trials:
-            kinds = ("Killed", "Failed", "Succeeded", "EarlyStopped", "Running", "MetricsUnavailable")
-            counts[next((kind for kind in kinds if has_condition(trial, kind)), "Pending")] += 1
+        kinds = ("Killed", "Failed", "Succeeded", "EarlyStopped", "Running", "MetricsUnavailable")
+        counts = Counter(
+            next((kind for kind in kinds if has_condition(trial, kind)), "Pending") for trial in trials
+        )
         failed = counts["Failed"] + counts["MetricsUnavailable"]
         active = counts["Running"] + counts["Pending"]
         # The trials that run when the limit is reached continue.
@@ -721,8 +720,6 @@ def refused_settings(spec):
     return ""
 
 
-@contextmanager
 def start_katib_server(folder):
-    """Yields a server that runs the trials of experiments."""
-    with start_kubeflow_server(folder, KatibServer) as server:
-        yield server
+    """Starts a server that runs the trials of experiments."""
+    return start_kubeflow_server(folder, KatibServer)

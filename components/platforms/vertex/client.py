@@ -110,14 +110,13 @@ def wait_for(operation: Any, timeout_seconds: float, client: Any) -> Any:
         InterruptedRunError: if Vertex AI does not respond for an hour.
     """
     name = operation.operation.name
-    has_ended = functools.partial(_has_ended, operation)
+
+    def has_ended() -> bool:
+        with translate_errors(f"wait for {name}"):
+            return bool(operation.done())
+
     try:
-        poll(
-            has_ended,
-            bool,
-            max_pause=_OPERATION_PAUSE_SECONDS,
-            timeout=timeout_seconds,
-        )
+        poll(has_ended, bool, max_pause=_OPERATION_PAUSE_SECONDS, timeout=timeout_seconds)
     except TimeoutError:
         try:
             with translate_errors(f"cancel {name}"):
@@ -132,11 +131,6 @@ def wait_for(operation: Any, timeout_seconds: float, client: Any) -> Any:
             "undo what was deployed with `gcloud ai endpoints undeploy-model`",
         ) from None
     return operation.result(timeout=0)
-
-
-def _has_ended(operation: Any) -> bool:
-    with translate_errors(f"wait for {operation.operation.name}"):
-        return bool(operation.done())
 
 
 def check_responses(session: Any) -> None:

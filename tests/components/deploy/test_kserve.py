@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -676,25 +677,18 @@ def test_runtimes_that_may_not_be_read_are_a_warning(deploy, cluster, capsys):
     assert "runtime_not_checked" in capsys.readouterr().out
 
 
-class VolumeFiles:
-    """A PersistentVolumeClaim, as the pods of the predictor see it."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def objects(self, uri):
-        root = self.folder / uri.removeprefix("pvc://models/")
-        return {
-            path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()
-        }
-
-
 def test_a_model_on_a_volume_is_served_and_found(on_kserve, cluster, models, tmp_path, monkeypatch):
     values = {**on_kserve, "deploy_dir": "pvc://models/serving/flowers"}
     with pytest.raises(InvalidArgumentError, match="volume models, which this step does not mount"):
         deploy_to_kserve(models[0], DeployArguments(**values))
     monkeypatch.setenv("IMGPIPE_VOLUMES", json.dumps({"models": str(tmp_path / "mount")}))
-    cluster.load = load_from(VolumeFiles(tmp_path / "mount"))
+
+    def objects(uri):
+        root = tmp_path / "mount" / uri.removeprefix("pvc://models/")
+        files = [path for path in root.rglob("*") if path.is_file()]
+        return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+
+    cluster.load = load_from(SimpleNamespace(objects=objects))
     deployment = deploy_to_kserve(models[0], DeployArguments(**values))
     uri = f"pvc://models/serving/flowers/{model_digest(models[0])[:16]}"
     assert (deployment.changed, deployment.verified) == (True, True)

@@ -9,10 +9,6 @@ from imgpipe.components.platforms.kubernetes.storage_secret import use_storage_s
 from imgpipe.components.preflight.preflight import check_storage_secret
 
 
-def test_the_default_secret_need_not_exist(tmp_path):
-    check_storage_secret("imgpipe-storage", tmp_path)
-
-
 def test_a_named_secret_that_does_not_exist_is_reported_with_the_command_that_creates_it(tmp_path):
     with pytest.raises(MissingInputError, match="there is no such Secret") as error:
         check_storage_secret("bucket-key", tmp_path)
@@ -36,7 +32,8 @@ def test_a_secret_without_a_usable_key_is_rejected_with_its_entries(tmp_path, mo
     assert error.value.problem.endswith("its entries are credentials.json")
 
 
-def test_a_usable_secret_passes(tmp_path, monkeypatch):
+def test_the_default_secret_need_not_exist_and_a_usable_one_passes(tmp_path, monkeypatch):
+    check_storage_secret("imgpipe-storage", tmp_path)
     (tmp_path / "key.json").write_text("{}")
     monkeypatch.setenv("IMGPIPE_STORAGE_KEY", str(tmp_path / "key.json"))
     check_storage_secret("bucket-key", tmp_path)
