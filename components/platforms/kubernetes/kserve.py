@@ -277,11 +277,11 @@ def deployment_mode(service: Mapping[str, Any]) -> str:
 
     The status has it once the controller has seen the service; an annotation may ask for it before.
     """
-    status = service.get("status") or {}
-    mode = status.get("deploymentMode") or (service["metadata"].get("annotations") or {}).get(_MODE)
+    annotations = service["metadata"].get("annotations") or {}
+    mode: str = (service.get("status") or {}).get("deploymentMode") or annotations.get(_MODE, "")
     if not mode and predictor_status(service).get("latestCreatedRevision"):
         mode = KNATIVE
-    return _MODES.get(mode, mode or "")
+    return _MODES.get(mode, mode)
 
 
 def address_inside(service: Mapping[str, Any]) -> str:
