@@ -22,7 +22,6 @@ from imgpipe.components.common.errors import InvalidArgumentError, OutputError, 
 from imgpipe.components.common.fields_reader import read_text
 from imgpipe.pipelines.arguments_reference import arguments_reference
 from imgpipe.pipelines.builders import builders_of
-from imgpipe.pipelines.form_picture import form_picture
 from imgpipe.pipelines.form_reference import form_reference
 from imgpipe.pipelines.images import Images, read_images_lock
 from imgpipe.pipelines.kubeflow_options import NO_ADDITIONS, KubeflowOptions, kubeflow_options
@@ -37,7 +36,6 @@ COMPILED = Path("pipelines") / "compiled"
 TEXTS: dict[Path, Callable[[], str]] = {
     Path("docs") / "arguments.md": arguments_reference,
     Path("docs") / "kubeflow-form.md": form_reference,
-    Path("docs") / "kubeflow-form.svg": form_picture,
     Path("imgpipe") / "_arguments.py": option_types,
 }
 

@@ -55,12 +55,12 @@ def form_inputs(pipeline: Any) -> dict[str, dict[str, Any]]:
     return dict(sorted(inputs.items()))
 
 
-def field_label(name: str, parameter: Mapping[str, Any]) -> str:
+def _field_label(name: str, parameter: Mapping[str, Any]) -> str:
     """Returns the label of a field in the form."""
     return f"{name} - {_TYPE_NAMES[parameter['parameterType']]}"
 
 
-def shown_default(parameter: Mapping[str, Any]) -> str:
+def _shown_default(parameter: Mapping[str, Any]) -> str:
     """Returns the content of a field before anything is filled in."""
     default = parameter["defaultValue"]
     if isinstance(default, float) and default.is_integer():
@@ -71,9 +71,9 @@ def shown_default(parameter: Mapping[str, Any]) -> str:
 def _table(inputs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = ["| field | default | choices | meaning |", "|---|---|---|---|"]
     for name, parameter in inputs.items():
-        default = shown_default(parameter)
+        default = _shown_default(parameter)
         cells = (
-            f"`{field_label(name, parameter)}`",
+            f"`{_field_label(name, parameter)}`",
             f"`{default}`" if default else "empty",
             ", ".join(f"`{choice}`" for choice in parameter.get("literals", ())),
             # The choices have a column.
