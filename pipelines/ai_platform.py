@@ -284,25 +284,18 @@ def check_job_id(job_id: str, what: str = "the job id") -> None:
         )
 
 
-def vertex_request(
-    job: TrainingJob, image_of: Callable[[Machine], str], *, region: str = ""
-) -> VertexRequest:
+def vertex_request(job: TrainingJob, image_of: Callable[[Machine], str]) -> VertexRequest:
     """Returns the request for a CustomJob, or for a HyperparameterTuningJob if something is tuned.
 
     Args:
         job: Result of ``plan_job``.
         image_of: Returns our training image for a machine.
-        region: The region of the job; empty = the config's.
 
     Raises:
         InvalidArgumentError: if there is no region, or a path is not in a bucket.
     """
     config = job.config
-    region = region or config.region
-    if region == config.region:
-        check_region(region, name=config.name("region"), where=config.where("region"))
-    check_region(region)
-    check_key_region(config, region)
+    check_config_region(config)
     check_paths("vertex", job.values)
     spec = job_spec(
         [
@@ -332,23 +325,25 @@ def vertex_request(
         "encryption_key": config.kms_key_name,
     }
     if job.hyperparameters is None:
-        return VertexRequest("CustomJob", region, custom_job(job.job_id, spec, **labels_and_key))
+        return VertexRequest("CustomJob", config.region, custom_job(job.job_id, spec, **labels_and_key))
     body = tuning_job(job.job_id, spec, job.hyperparameters, **labels_and_key)
-    return VertexRequest("HyperparameterTuningJob", region, body)
+    return VertexRequest("HyperparameterTuningJob", config.region, body)
 
 
-def check_key_region(config: TrainingInput, region: str) -> None:
-    """Rejects an encryption key of another region than the job's: Vertex AI uses none.
+def check_config_region(config: TrainingInput) -> None:
+    """Rejects an invalid region, and an encryption key of another one: Vertex AI uses none.
 
     Raises:
-        InvalidArgumentError: naming both regions.
+        InvalidArgumentError: naming the region, or both regions.
     """
+    check_region(config.region, name=config.name("region"), where=config.where("region"))
     key = _KMS_KEY.fullmatch(config.kms_key_name)
-    if key and region and key[1] != region:
+    if key and key[1] != config.region:
         raise InvalidArgumentError(
-            f"{config.name('encryptionConfig.kmsKeyName')} is a key in {key[1]}, but the job is in {region}",
+            f"{config.name('encryptionConfig.kmsKeyName')} is a key in {key[1]}, but the job is in "
+            f"{config.region}",
             where=config.where("encryptionConfig.kmsKeyName"),
-            remedy=f"use a key in {region}, or the region {key[1]}",
+            remedy=f"use a key in {config.region}, or the region {key[1]}",
         )
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from imgpipe.components.common.arguments import flat_fields, nearest_name
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.platforms.vertex.client import check_region
 from imgpipe.components.platforms.vertex.jobs import parse_message
 from imgpipe.components.preflight.arguments import check_arguments
 from imgpipe.components.preflight.form import SETTINGS
@@ -28,7 +27,7 @@ from imgpipe.pipelines.ai_platform import (
     JOB_ARGUMENTS,
     TrainingJob,
     VertexRequest,
-    check_key_region,
+    check_config_region,
     ignored_in_pipeline,
     pipeline_parameters,
     plan_job,
@@ -328,8 +327,7 @@ def plan_submission(
     root = uri_of_mounted(pipeline_root) if target == "vertex" else pipeline_root
     check_bucket(root, name=f"--pipeline-root={pipeline_root}")
     if target == "vertex":
-        check_region(config.region, name=config.name("region"), where=config.where("region"))
-        check_key_region(config, config.region)
+        check_config_region(config)
     if target == "kubeflow" and pipeline_root and not pipeline_root.startswith(_STORES):
         raise InvalidArgumentError(
             f"--pipeline-root={pipeline_root!r} is not in an artifact store of Kubeflow Pipelines",

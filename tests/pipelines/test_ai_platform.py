@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,9 @@ def image_of(machine):
     return IMAGES.of_training(machine.kind)
 
 
-def planned(config, args=ARGUMENTS, **settings):
-    return plan_job(JOB_ID, args, read_training_input(config, where="config.yaml"), **settings)
+def planned(text, args=ARGUMENTS, **settings):
+    config = read_training_input(text, where="config.yaml")
+    return plan_job(JOB_ID, args, replace(config, region=config.region or "us-central1"), **settings)
 
 
 def config_of(fields):
@@ -37,7 +39,7 @@ def config_of(fields):
 
 
 def request_of(fields, args=ARGUMENTS, **settings):
-    return vertex_request(planned(config_of(fields), args, **settings), image_of, region="us-central1").body
+    return vertex_request(planned(config_of(fields), args, **settings), image_of).body
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def server(tmp_path):
 
 
 def round_trip(server, config):
-    request = vertex_request(planned(config), image_of, region="us-central1")
+    request = vertex_request(planned(config), image_of)
     location = VertexLocation("flowers-project", request.region, server.address)
     kind = {"CustomJob": CUSTOM_JOB, "HyperparameterTuningJob": TUNING_JOB}[request.kind]
     job, found = start_job(location, kind, request.body)
@@ -139,8 +141,7 @@ def test_the_original_documentation_has_the_same_configs_and_command_line():
     text = SOURCE.read_text(encoding="utf-8")
     configs = re.findall(r"cat << EOF > config\.yaml\n(.*?)EOF", text, re.DOTALL)
     bodies = [
-        vertex_request(planned(config), image_of, region="us-central1").body
-        for config in (*configs, TPU_CONFIG, TUNING_CONFIG)
+        vertex_request(planned(config), image_of).body for config in (*configs, TPU_CONFIG, TUNING_CONFIG)
     ]
     assert bodies[:2] == bodies[2:]
     [command] = re.findall(
@@ -300,7 +301,7 @@ def at(body, path):
 def test_every_field_takes_effect_or_is_reported_as_ignored(name):
     fields, effect = FIELDS[name]
     job = planned(config_of(fields))
-    request = vertex_request(job, image_of, region=fields.get("region", "us-central1"))
+    request = vertex_request(job, image_of)
     if effect is None:
         assert request.region == fields["region"]
     elif isinstance(effect, str):

@@ -1,6 +1,7 @@
 """Any content of config.yaml is accepted, or rejected with field and remedy."""
 
 import json
+from dataclasses import replace
 
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -66,8 +67,9 @@ values = st.recursive(
 
 
 def submit(text):
-    job = plan_job(JOB_ID, ARGUMENTS, read_training_input(text, where="config.yaml"))
-    return vertex_request(job, lambda machine: Images().of_training(machine.kind), region="us-central1")
+    config = read_training_input(text, where="config.yaml")
+    job = plan_job(JOB_ID, ARGUMENTS, replace(config, region="us-central1"))
+    return vertex_request(job, lambda machine: Images().of_training(machine.kind))
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
