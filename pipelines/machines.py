@@ -337,7 +337,7 @@ def vcpus_and_memory(machine_type: str) -> tuple[int, float] | None:
 
 
 def check_pools(machines: Sequence[tuple[Machine, int]]) -> None:
-    """Rejects worker pools that Vertex AI would reject: a TPU job has one replica, as has the first pool.
+    """Rejects worker pools that Vertex AI would reject: a TPU job has one replica.
 
     Args:
         machines: Machine and number of replicas of each pool.
@@ -350,11 +350,6 @@ def check_pools(machines: Sequence[tuple[Machine, int]]) -> None:
         raise InvalidArgumentError(
             f"a TPU job has one worker pool with one replica, not {shown}",
             remedy="for more TPU cores raise the accelerator's count (32 or more), or use a larger topology",
-        )
-    if machines and machines[0][1] != 1:
-        raise InvalidArgumentError(
-            f"the first worker pool has {machines[0][1]} replicas, but it must contain only the chief",
-            remedy="put further replicas into the second pool (workerType, workerCount)",
         )
 
 
