@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,11 +47,9 @@ class LocalJobs:
 
     Attributes:
         runs: The folder, e.g. ``imgpipe-runs``.
-        pause: Waits between polls.
     """
 
     runs: Path
-    pause: Callable[[float], None] = time.sleep
 
     def submit(
         self, job_id: str, parameters: Mapping[str, Any], *, retrain: bool = False
@@ -73,8 +71,7 @@ class LocalJobs:
         """
         folder = local_path(str(parameters.get("job_dir") or self.runs / job_id)).absolute()
         values = {**parameters, "job_dir": str(folder)}
-        # Without --retrain the digest is that of versions without the flag, so that their jobs are found.
-        request = {**values, **({"retrain": True} if retrain else {})}
+        request = {**values, "retrain": retrain}
         digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
         known = self._registered(job_id)
         if known is not None:
@@ -135,7 +132,7 @@ class LocalJobs:
     def _lines(self, job_id: str, *, follow: bool) -> Iterator[str]:
         folder = RunFolder(Path(self.describe(job_id).name))
         while follow and not folder.log.is_file() and running_process(folder):
-            self.pause(_POLL_SECONDS)
+            time.sleep(_POLL_SECONDS)
         if not folder.log.is_file():
             return
         with folder.log.open(encoding="utf-8", errors="replace") as log:
@@ -150,7 +147,7 @@ class LocalJobs:
                         partial = ""
                 if not running:
                     break
-                self.pause(_POLL_SECONDS)
+                time.sleep(_POLL_SECONDS)
             if partial:
                 yield partial
 
@@ -209,7 +206,7 @@ class LocalJobs:
                 return False
             if time.monotonic() > deadline:
                 return False
-            self.pause(_POLL_SECONDS)
+            time.sleep(_POLL_SECONDS)
         return False
 
     def _register(self, job_id: str) -> Path:

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -54,11 +54,9 @@ class VertexJobs:
 
     Attributes:
         location: Project, region and endpoint.
-        sleep: Waits between polls.
     """
 
     location: VertexLocation
-    sleep: Callable[[float], None] = time.sleep
 
     def submit(self, request: VertexRequest) -> tuple[Job, bool]:
         """Creates a job unless it exists; returns it, and whether it existed.
@@ -119,7 +117,7 @@ class VertexJobs:
                     yield _line(entry)
             if ended or not follow:
                 return
-            self.sleep(_LOG_PAUSE_SECONDS)
+            time.sleep(_LOG_PAUSE_SECONDS)
             # The job is read before its last lines, so that none of them is missed.
             job = self._read(job.name)
 
