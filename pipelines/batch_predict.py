@@ -20,14 +20,13 @@ DESCRIPTION = (
 )
 
 
-def batch_predict(target: Target, images: Images | None = None) -> Any:
+def batch_predict(target: Target, images: Images) -> Any:
     """Builds the pipeline for a target; the graph is the same for all targets.
 
     Args:
         target: The platform that runs it.
-        images: Names of the images; by default without registry, tagged with the version.
+        images: Names of the images.
     """
-    images = images or Images()
 
     def graph(inputs: Mapping[str, Any]) -> None:
         run = CheckedRun(BATCH_PREDICT, target.name, fields)

@@ -103,17 +103,16 @@ _RETRAIN = Trainer(
 
 
 def image_classification(
-    target: Target, images: Images | None = None, *, trainer: Trainer = _TRAIN, form: bool = False
+    target: Target, images: Images, *, trainer: Trainer = _TRAIN, form: bool = False
 ) -> Any:
     """Builds the pipeline for a target; the graph is the same for all targets, except for what they add.
 
     Args:
         target: The platform that runs it.
-        images: Names of the images; by default without registry, tagged with the version.
+        images: Names of the images.
         trainer: The step that trains the model; by default one training.
         form: Whether its inputs are the few of a form for people; the first step passes on all others.
     """
-    images = images or Images()
     pipeline = trainer.name.replace("-", "_")
 
     def graph(inputs: Mapping[str, Any]) -> None:
