@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -173,8 +172,12 @@ def _write_files(
         if name in existing:
             log_event("file_kept", f"batch_predict: {name} is complete already", file=name)
             lines = (folder / name).read().decode().splitlines(keepends=True)
+            progress.add(len(lines))
         else:
-            lines = list(_with_progress(predictor.lines(part), progress, done))
+            lines = []
+            for line in predictor.lines(part):
+                lines.append(line)
+                progress.add(1)
             _write(folder, name, "".join(lines))
         predictions = [json.loads(line) for line in lines]
         least_sure = keep_least_sure(least_sure, predictions)
@@ -187,12 +190,6 @@ def _write_files(
 
 def _file_name(number: int) -> str:
     return f"predictions-{number:05d}.jsonl"
-
-
-def _with_progress(lines: Iterable[str], progress: Progress, done: int) -> Iterator[str]:
-    for count, line in enumerate(lines, start=done + 1):
-        yield line
-        progress.update(count)
 
 
 def _write(folder: Location, name: str, text: str) -> None:

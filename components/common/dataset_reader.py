@@ -102,13 +102,12 @@ def _copy_shards(shards: Sequence[Shard], source: Path, target: Path) -> dict[st
     )
     # Numbered folders, because shards of several folders may have the same name.
     names = [f"{number:05d}/{_file_name(shard)}" for number, shard in enumerate(shards)]
-    progress, done = Progress("copy", total, "bytes"), 0
+    progress = Progress("copy", total, "bytes")
     copies = zip(shards, names, strict=True)
     for size in map_in_order(
         lambda copy: _copy(source, copy[0], target / copy[1]), copies, _PARALLEL_DOWNLOADS
     ):
-        done += size
-        progress.update(done)
+        progress.add(size)
     return {shard.path: name for shard, name in zip(shards, names, strict=True)}
 
 

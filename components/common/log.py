@@ -209,7 +209,7 @@ class Progress:
         self._step = step
         self._total = total
         self._unit = unit
-        self._initial = initial
+        self._initial = self._done = initial
         self._started = self._last = time.monotonic()
 
     def is_due(self) -> bool:
@@ -218,6 +218,11 @@ class Progress:
 
     def _is_due(self, now: float) -> bool:
         return now - self._last >= max(1.0, 0.01 * (now - self._started))
+
+    def add(self, count: int) -> None:
+        """Updates by the amount done since the last call."""
+        self._done += count
+        self.update(self._done)
 
     def update(self, done: int, **fields: Any) -> None:
         """Writes a ``progress`` line with ``fields`` if one is due."""
@@ -244,9 +249,9 @@ class Progress:
 def with_progress(items: Sequence[Item], step: str, unit: str) -> Iterator[Item]:
     """Yields the items and reports the progress."""
     progress = Progress(step, len(items), unit)
-    for done, item in enumerate(items, start=1):
+    for item in items:
         yield item
-        progress.update(done)
+        progress.add(1)
 
 
 @contextmanager

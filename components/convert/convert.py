@@ -472,15 +472,8 @@ def _write_missing_shards(
             shards=sorted(finished),
         )
     progress = Progress("convert", sum(len(plan.rows) for plan in pending), "images")
-    done = 0
-
-    def on_images(count: int) -> None:
-        nonlocal done
-        done += count
-        progress.update(done)
-
     if pending:
-        results = writer(pending, rules, folder, on_images)
+        results = writer(pending, rules, folder, progress.add)
         finished.update((result.shard.path, result) for result in results)
     return {name: [finished[plan.name] for plan in plans] for name, plans in plans_of.items()}
 

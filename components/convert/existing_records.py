@@ -79,14 +79,12 @@ def scan_records(
         return described
     scanned: dict[str, list[ScannedShard]] = {name: [] for name in files}
     progress = Progress("convert", 0, "images")
-    done = 0
     scan = functools.partial(scan_shard, largest_label=len(labels), multi_label=multi_label)
     names = [name for name, split_files in files.items() for _ in split_files]
     results = map_in_order(scan, chain.from_iterable(files.values()), threads)
     for name, shard in zip(names, results, strict=True):
         scanned[name].append(shard)
-        done += shard.shard.examples
-        progress.update(done)
+        progress.add(shard.shard.examples)
     all_shards = list(chain.from_iterable(scanned.values()))
     _raise_problems(all_shards)
     for name, shards in scanned.items():

@@ -43,7 +43,6 @@ def group_near_duplicates(
         threads = max(threads, PARALLEL_DOWNLOADS)
     limit = 1 if threads >= PARALLEL_DOWNLOADS else 16
     progress = Progress("convert", len(files), "images compared")
-    done = 0
 
     def hashes_of(part: list[int]) -> list[bytes]:
         return [_hash_file(table, number, max_pixels) for number in part]
@@ -51,8 +50,7 @@ def group_near_duplicates(
     hashes = bytearray()
     for part in map_in_order(hashes_of, group_items(files.tolist(), lambda _: 0, max_items=limit), threads):
         hashes += b"".join(part)
-        done += len(part)
-        progress.update(done)
+        progress.add(len(part))
     rows = np.frombuffer(hashes, np.uint8).reshape(-1, _BYTES + 3)
     has_hash = np.flatnonzero(rows.any(axis=1))
     roots = np.arange(len(files))

@@ -28,18 +28,15 @@ def check_remote_files(rows: Rows) -> None:
         return
     progress = Progress("convert", sum(map(len, numbers_in.values())), "objects checked")
     not_listed: list[int] = []
-    done = 0
     for folder, numbers in numbers_in.items():
         if len(numbers) < _MIN_ROWS_TO_LIST or not _check_by_listing(rows, folder, numbers):
             not_listed += numbers
             continue
-        done += len(numbers)
-        progress.update(done)
+        progress.add(len(numbers))
     statuses = map_in_order(_status, (table.location(number) for number in not_listed), PARALLEL_DOWNLOADS)
     for number, (status, problem) in zip(not_listed, statuses, strict=True):
         _set_status(rows, number, status, problem)
-        done += 1
-        progress.update(done)
+        progress.add(1)
 
 
 def _check_by_listing(rows: Rows, folder: Location, numbers: Sequence[int]) -> bool:

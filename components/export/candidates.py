@@ -140,7 +140,7 @@ def measure_candidates(
     networks = networks_of(model, model_folder, formats)
     manifest = read_manifest(dataset_folder)
     split = manifest.splits[split_name]
-    progress, done = Progress("export, engines", split.examples, "images"), 0
+    progress = Progress("export, engines", split.examples, "images")
     labels: list[list[int]] = []
     predictions: dict[tuple[str, str, str], list[NDArray[np.float32]]] = {key: [] for key in networks}
     sample = np.zeros((0, model.image_size, model.image_size, 3), np.uint8)
@@ -154,8 +154,7 @@ def measure_candidates(
         sample = images if len(sample) == 0 else sample
         for key, network in networks.items():
             predictions[key].append(network(images))
-        done += len(images)
-        progress.update(done)
+        progress.add(len(images))
     seconds = measure_seconds(networks, sample, _CALLS)
     probabilities = {key: np.concatenate(values) for key, values in predictions.items()}
     correct = {key: _correct(values, labels) for key, values in probabilities.items()}

@@ -273,11 +273,10 @@ def _load(name: str, path: Path, model_folder: Path) -> Network:
 def _predict(
     name: str, network: Network, model: ServedModel, folder: Path, split: Split, manifest: Manifest
 ) -> NDArray[np.float32]:
-    progress, done = Progress(f"export, {name}", split.examples, "images"), 0
+    progress = Progress(f"export, {name}", split.examples, "images")
     records = read_split(folder, split, multi_label=manifest.multi_label)
     probabilities = []
     for images in model.decode_batches(record.encoded for record in records):
         probabilities.append(network(images))
-        done += len(images)
-        progress.update(done)
+        progress.add(len(images))
     return np.concatenate(probabilities)
