@@ -61,17 +61,11 @@ def group_near_duplicates(
 
 def merge_groups(groups: _Numbers, others: _Numbers) -> _Numbers:
     """Returns the finest groups that keep the members of each group of both together."""
-    merged = np.unique(groups, return_inverse=True)[1].astype(np.int64)
-    other = np.unique(others, return_inverse=True)[1]
-    while True:
-        # Each group gets the lowest number that any of its members has.
-        before = merged
-        for members in (other, merged):
-            lowest = np.full(int(members.max(initial=-1)) + 1, len(merged), np.int64)
-            np.minimum.at(lowest, members, merged)
-            merged = lowest[members]
-        if np.array_equal(merged, before):
-            return merged
+    roots = np.arange(len(groups))
+    for members in (groups, others):
+        _, firsts, inverse = np.unique(members, return_index=True, return_inverse=True)
+        roots = unite_pairs(roots, firsts[inverse], np.arange(len(members)))
+    return roots
 
 
 def _hash_file(table: RowTable, number: int, max_pixels: int) -> bytes:
