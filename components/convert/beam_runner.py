@@ -25,7 +25,7 @@ from imgpipe.components.convert.shards import (
     ImageRules,
     ShardPlan,
     ShardResult,
-    read_shard_result,
+    find_finished_shard,
     write_shards,
 )
 from imgpipe.components.storage import LocalLocation, Location, parse_location, resolve
@@ -100,9 +100,16 @@ def beam_writer(
                 remedy="see the runner's own log, fix the cause and run the same command again: finished "
                 "shards are kept",
             ) from error
-        results = []
+        results, files = [], folder.contents()
         for plan in plans:
-            results.append(read_shard_result(folder, plan.name))
+            result = find_finished_shard(folder, files, plan, rules)
+            if result is None:
+                raise InternalError(
+                    f"the runner ended without an error, but there is no shard {plan.name!r}",
+                    where=str(folder / WORK_FOLDER),
+                    remedy="use an output folder that all of the runner's workers share",
+                )
+            results.append(result)
             on_images(len(plan.rows))
         return results
 

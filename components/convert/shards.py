@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import google_crc32c
 
 from imgpipe.components.common.dataset import Shard, Split
-from imgpipe.components.common.errors import InternalError, MissingInputError, must_be_writable
+from imgpipe.components.common.errors import MissingInputError, must_be_writable
 from imgpipe.components.common.parallel import group_items, map_in_order
 from imgpipe.components.common.records import ImageRecord, encode_example_parts, label_to_class
 from imgpipe.components.common.resources import release_free_memory
@@ -109,7 +109,7 @@ def _fingerprint(plan: ShardPlan, rules: ImageRules) -> str:
 def find_finished_shard(
     folder: Location, names: Mapping[str, int], plan: ShardPlan, rules: ImageRules
 ) -> ShardResult | None:
-    """Returns the result of a shard that an earlier conversion of the same rows finished, else None.
+    """Returns the result of a shard that another process finished with the same rows, else None.
 
     Args:
         folder: The output folder.
@@ -307,22 +307,6 @@ def _parse_result(content: dict[str, Any]) -> ShardResult:
         reencoded=tuple(content["reencoded"]),
         rejected=tuple(Rejection(**row) for row in content["rejected"]),
     )
-
-
-def read_shard_result(folder: Location, name: str) -> ShardResult:
-    """Reads the result of a shard that another process has just finished.
-
-    Raises:
-        InternalError: if the shard is not finished.
-    """
-    try:
-        return _parse_result(json.loads((folder / WORK_FOLDER / f"{name}{_RESULT_SUFFIX}").read()))
-    except (OSError, MissingInputError, ValueError, KeyError, TypeError):
-        raise InternalError(
-            f"the runner ended without an error, but there is no shard {name!r}",
-            where=str(folder / WORK_FOLDER),
-            remedy="use an output folder that all of the runner's workers share",
-        ) from None
 
 
 def make_split(shards: Sequence[Shard], counts: Iterable[Mapping[int, int]], labels: int) -> Split:
