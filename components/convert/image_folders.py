@@ -182,9 +182,8 @@ def _add_rows(
     for folder, (_, label) in zip(listing.label_names, places, strict=True):
         if label is not None:
             _check_label(label, str(root / folder))
-    parent_of = np.array([parent for parent, _ in places], np.int64)[
-        listing.label_indices(np.arange(len(listing)))
-    ]
+    folder_of = listing.label_indices(np.arange(len(listing)))
+    parent_of = np.array([parent for parent, _ in places], np.int64)[folder_of]
     images_of = Counter[str]()
     for number, (parent, use) in enumerate(structure.parents):
         indices = np.flatnonzero(parent_of == number)
@@ -192,7 +191,7 @@ def _add_rows(
             place = root / parent if parent else root
             raise _layout_error(str(place), "no image in a label's folder", _children(place))
         for index in indices.tolist():
-            label = str(places[listing.label_index(index)][1])
+            label = str(places[folder_of[index]][1])
             status = listing.status(index)
             path = listing.path(index)
             rows.add(source, 0, path, label, use=use, status=None if status == UNKNOWN else status)

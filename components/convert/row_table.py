@@ -63,7 +63,7 @@ class Source:
     root: Location
 
 
-class RowTable(Sequence[Row]):
+class RowTable:
     """Rows stored as columns of numbers and one byte string of paths; ``Row`` objects are made on access."""
 
     def __init__(self) -> None:
@@ -89,18 +89,10 @@ class RowTable(Sequence[Row]):
     def __len__(self) -> int:
         return len(self._line)
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
+    def __iter__(self) -> Iterator[Row]:
+        return map(self.__getitem__, range(len(self)))
 
-    @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
+    def __getitem__(self, index: int) -> Row:
         source = self.sources[self._source[index]]
         path = self.path(index)
         return Row(
@@ -186,20 +178,15 @@ class RowTable(Sequence[Row]):
 
     def rows_for(self, use: str) -> npt.NDArray[np.int64]:
         """Returns the numbers of a split's rows; an empty split gives the rows that are still to be drawn."""
-        if not len(self):
-            return np.zeros(0, np.int64)
         return np.flatnonzero(np.frombuffer(self._use, np.uint8) == _USES.index(use))
 
     def rows_without_status(self) -> npt.NDArray[np.int64]:
         """Returns the numbers of the rows with an image file that has not been checked yet."""
-        if not len(self):
-            return np.zeros(0, np.int64)
         return np.flatnonzero(np.frombuffer(self._bytes, np.int32) == UNKNOWN.size)
 
     def sizes(self, numbers: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
         """Returns the sizes in bytes of the rows' image files."""
-        found = np.frombuffer(self._bytes, np.int32)[numbers] if len(numbers) else np.zeros(0)
-        return found.astype(np.int64)
+        return np.frombuffer(self._bytes, np.int32)[numbers].astype(np.int64)
 
     def checksum(self, index: int) -> int:
         """Returns the CRC-32C of the image file; -1 if it is unknown."""
@@ -219,11 +206,7 @@ class RowTable(Sequence[Row]):
 
     def label_indices(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
         """Returns the labels of the rows as indices in ``label_names``."""
-        return np.frombuffer(self._label, np.uint32)[numbers] if len(numbers) else np.zeros(0, np.uint32)
-
-    def label_index(self, index: int) -> int:
-        """Returns a row's label as an index in ``label_names``."""
-        return self._label[index]
+        return np.frombuffer(self._label, np.uint32)[numbers]
 
     def label_name(self, index: int) -> str:
         """Returns a row's label."""

@@ -61,7 +61,7 @@ def test_equal_images_stay_together_and_no_label_loses_its_last_training_image(g
         assert len({split_of[row.path] for row in members}) == 1
     if len(set(groups[:12])) > 1:
         # The first label is drawn from all groups.
-        assert {split_of[row.path] for row in table[:12]} >= {"train", "validation"}
+        assert {split_of[row.path] for row in list(table)[:12]} >= {"train", "validation"}
 
 
 def test_splits_are_exact_if_groups_fit():
