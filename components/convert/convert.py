@@ -79,7 +79,7 @@ from imgpipe.components.convert.shards import (
     write_shards,
 )
 from imgpipe.components.convert.split import shuffle_rows, split_rows
-from imgpipe.components.storage import Location, parse_location
+from imgpipe.components.storage import Location, find_files, parse_location
 
 _BYTES_PER_MEGABYTE = 1_000_000
 _SPLITS = (TRAIN, VALIDATION, TEST)
@@ -155,7 +155,8 @@ def convert(
 def _check_same(manifest: Manifest, arguments: ConvertArguments, folder: Location) -> None:
     labels = _read_labels(arguments)
     if arguments.training_data_path:
-        check_same_records(manifest, folder, _patterns(arguments), labels, multi_label=arguments.multi_label)
+        files = {name: find_files(pattern) for name, pattern in _patterns(arguments).items()}
+        check_same_records(manifest, folder, files, labels, multi_label=arguments.multi_label)
         return
     rows = _read_rows(arguments, labels)
     check_same_rows(manifest, folder, arguments, rows, digest_inputs(arguments, labels, rows))

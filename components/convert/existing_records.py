@@ -17,7 +17,7 @@ from imgpipe.components.common.parallel import map_in_order
 from imgpipe.components.common.plural import plural
 from imgpipe.components.common.records import ImageRecord, decode_example
 from imgpipe.components.common.tfrecord import encode_record_sizes, framed_size, read_records, write_record
-from imgpipe.components.convert.described_records import described_splits
+from imgpipe.components.convert.finished import described_manifest
 from imgpipe.components.convert.shards import make_split
 from imgpipe.components.storage import Location, find_files
 
@@ -75,8 +75,8 @@ def scan_records(
     """
     files = {name: find_files(pattern) for name, pattern in patterns.items()}
     _check_disjoint(files)
-    if described := described_splits(files, labels, multi_label=multi_label):
-        return described
+    if described := described_manifest(files, labels, multi_label=multi_label):
+        return described.splits, described.labels
     scanned: dict[str, list[ScannedShard]] = {name: [] for name in files}
     progress = Progress("convert", 0, "images")
     scan = functools.partial(scan_shard, largest_label=len(labels), multi_label=multi_label)

@@ -1,18 +1,30 @@
-"""Recognizes a conversion that has already finished, so that repeating it reads no image again."""
+"""Recognizes what a manifest of an earlier conversion describes, so that no image or record is read again."""
 
+import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from imgpipe.components.common.dataset import MANIFEST_NAME, TEST, TRAIN, VALIDATION, Manifest, parse_manifest
-from imgpipe.components.common.errors import InvalidDataError, OutputError
+from imgpipe.components.common.dataset import (
+    MANIFEST_NAME,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Manifest,
+    read_manifest_at,
+    with_absolute_paths,
+)
+from imgpipe.components.common.errors import InvalidDataError, MissingInputError, OutputError
+from imgpipe.components.common.log import log_event
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.output_folder import LABELS_NAME, WORK_FOLDER
 from imgpipe.components.convert.row_table import UNASSIGNED
 from imgpipe.components.convert.rows import Rows
 from imgpipe.components.convert.split import draw_keys
-from imgpipe.components.storage import Location, find_files
+from imgpipe.components.storage import FileStatus, Location
 
 INPUTS = "inputs_sha256"
+# TFRecord files by split.
+_Files = Mapping[str, Mapping[Location, FileStatus]]
 
 
 def digest_inputs(arguments: ConvertArguments, labels: tuple[str, ...], rows: Rows) -> str:
@@ -62,7 +74,7 @@ def read_finished_manifest(folder: Location) -> Manifest | None:
     if MANIFEST_NAME not in names or any(name.startswith(f"{WORK_FOLDER}/") for name in names):
         return None
     try:
-        manifest = parse_manifest((folder / MANIFEST_NAME).read(), where=str(folder / MANIFEST_NAME))
+        manifest = read_manifest_at(folder)
     except InvalidDataError:
         return None
     # Shards outside the folder are checked by check_same_records.
@@ -95,37 +107,76 @@ def check_same_rows(
 
 
 def check_same_records(
-    manifest: Manifest,
-    folder: Location,
-    patterns: Mapping[str, str],
-    labels: tuple[str, ...],
-    *,
-    multi_label: bool = False,
+    manifest: Manifest, folder: Location, files: _Files, labels: Sequence[str], *, multi_label: bool
 ) -> None:
-    """Checks that the manifest in a folder describes the TFRecord files that the patterns match.
+    """Checks that the manifest in a folder was made for these TFRecord files.
 
     Raises:
-        OutputError: if it does not.
-        MissingInputError: if a pattern matches no file.
+        OutputError: if it was not.
     """
+    difference = "it describes other files"
+    if manifest.made_by["source"].get("form") == "tfrecord":
+        difference = _find_difference(
+            manifest, files, labels, multi_label=multi_label, written_ns=_written_ns(folder)
+        )
+    if difference:
+        raise _conflict_error(folder, difference)
+
+
+def described_manifest(files: _Files, labels: Sequence[str], *, multi_label: bool) -> Manifest | None:
+    """Returns the manifest that convert wrote beside these TFRecord files, with absolute paths.
+
+    It must describe exactly these files, with their sizes, and be at least as new as each of them. Whether
+    their contents are what it says is checked by the validate step, and wherever they are copied.
+
+    Args:
+        files: By split.
+        labels: The label names from the user's labels file, or empty.
+        multi_label: Whether a record may have several labels or none.
+
+    Returns:
+        None if there is no such manifest.
+    """
+    folders = {file.absolute().parent for split_files in files.values() for file in split_files}
+    if len(folders) != 1:
+        return None
+    folder = folders.pop()
+    try:
+        manifest = with_absolute_paths(read_manifest_at(folder), folder)
+        written_ns = _written_ns(folder)
+    except (InvalidDataError, MissingInputError, OutputError, OSError):
+        # Another program's file of this name.
+        return None
+    splits = {name: split for name, split in manifest.splits.items() if name in files}
+    manifest = dataclasses.replace(manifest, splits=splits)
+    if _find_difference(manifest, files, labels, multi_label=multi_label, written_ns=written_ns):
+        return None
+    log_event(
+        "convert_from_manifest",
+        f"convert: {folder / MANIFEST_NAME!s} describes the files; they are not read again",
+    )
+    return manifest
+
+
+def _find_difference(
+    manifest: Manifest, files: _Files, labels: Sequence[str], *, multi_label: bool, written_ns: int
+) -> str:
+    """Returns why a manifest with absolute paths does not describe these files; empty if it does."""
     described = {
         name: [(shard.path, shard.bytes) for shard in split.shards] for name, split in manifest.splits.items()
     }
-    files = {name: find_files(pattern) for name, pattern in patterns.items()}
     found = {
         name: [(str(file.absolute()), status.size) for file, status in split_files.items()]
         for name, split_files in files.items()
     }
-    if manifest.made_by["source"].get("form") != "tfrecord" or described != found:
-        raise _conflict_error(folder, "it describes other files")
+    if described != found:
+        return "it describes other files"
     if manifest.multi_label != multi_label:
-        raise _conflict_error(folder, f"it was made with multi_label={str(manifest.multi_label).lower()}")
-    written_ns = _written_ns(folder)
+        return f"it was made with multi_label={str(manifest.multi_label).lower()}"
     for file, status in (item for split_files in files.values() for item in split_files.items()):
         if file.written_ns(status.version) > written_ns:
-            raise _conflict_error(folder, f"{file.absolute()} has changed since")
-    if labels and labels != manifest.labels:
-        raise _conflict_error(folder, "it has other labels")
+            return f"{file.absolute()} has changed since"
+    return "it has other labels" if labels and tuple(labels) != manifest.labels else ""
 
 
 def _written_ns(folder: Location) -> int:
