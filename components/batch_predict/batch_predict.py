@@ -116,7 +116,8 @@ def _plan(arguments: BatchPredictArguments, files: list[InputImage], model: str)
     """Returns everything that the output depends on: equal plans give equal files."""
     digest = hashlib.sha256()
     for image in files:
-        text = json.dumps([image.key, str(image.location), image.size, image.version])
+        size, version = (image.status.size, image.status.version) if image.status else (-1, -1)
+        text = json.dumps([image.key, str(image.location), size, version])
         digest.update(text.encode("utf-8", "backslashreplace"))
     return {
         "input_sha256": digest.hexdigest(),

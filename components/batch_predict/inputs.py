@@ -3,26 +3,16 @@
 import csv
 import io
 import json
-import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from imgpipe.components.batch_predict.arguments import BatchPredictArguments
 from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
 from imgpipe.components.common.plural import plural
 from imgpipe.components.common.records import decode_example
 from imgpipe.components.common.tfrecord import read_records
-from imgpipe.components.storage import (
-    FileStatus,
-    LocalLocation,
-    Location,
-    find_files,
-    is_hidden,
-    parse_location,
-    resolve,
-)
+from imgpipe.components.storage import FileStatus, Location, find_files, parse_location, resolve
 
 # In a folder, only these files are images; a pattern or a list may name any file. The formats of the second
 # row cannot be decoded: their lines hold an error.
@@ -30,7 +20,6 @@ _IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp"),
     *(".heic", ".heif", ".avif", ".tif", ".tiff", ".jp2", ".jxl"),
 )
-UNKNOWN = -1
 
 
 @dataclass(frozen=True)
@@ -43,16 +32,14 @@ class InputImage:
         location: Of the file; None for a record, or an invalid path.
         encoded: The image file of a record.
         problem: What is wrong with an invalid path.
-        size: The file's size in bytes; -1 = unknown.
-        version: Increases when the file is written; -1 = unknown.
+        status: Of the file; None = unknown, or there is none: its line then holds an error.
     """
 
     key: str
     location: Location | None
     encoded: bytes | None = None
     problem: str = ""
-    size: int = UNKNOWN
-    version: int = UNKNOWN
+    status: FileStatus | None = None
 
 
 def list_inputs(arguments: BatchPredictArguments) -> list[InputImage]:
@@ -108,14 +95,7 @@ def images_in_records(files: list[InputImage]) -> Iterator[InputImage]:
 
 
 def _from_pattern(pattern: str) -> list[InputImage]:
-    return [_describe(str(file), file, status) for file, status in find_files(pattern).items()]
-
-
-def _describe(key: str, location: Location, status: FileStatus | None) -> InputImage:
-    """Returns the image, with its size and version if the file exists; its line holds an error otherwise."""
-    if status is None:
-        return InputImage(key, location)
-    return InputImage(key, location, size=status.size, version=status.version)
+    return [InputImage(str(file), file, status=status) for file, status in find_files(pattern).items()]
 
 
 def _from_list(location: str) -> list[InputImage]:
@@ -188,35 +168,23 @@ def _from_row(path: str, folder: Location) -> InputImage:
 def _with_status(image: InputImage) -> InputImage:
     if image.location is not None:
         with suppress(OSError):
-            return _describe(image.key, image.location, image.location.status())
+            return replace(image, status=image.location.status())
     return image
 
 
 def _from_folder(folder: Location) -> list[InputImage]:
-    files = _local_files(folder.path) if isinstance(folder, LocalLocation) else folder.list_files()
-    return [_describe(name, folder / name, status) for name, status in files if _is_image(name)]
-
-
-def _local_files(folder: Path) -> Iterator[tuple[str, FileStatus | None]]:
-    """Yields the files of a local folder without hidden subfolders and without following links to folders."""
-    if not folder.is_dir():
+    if folder.is_local and not folder.is_folder():
         raise MissingInputError(
-            f"{str(folder)!r} is not a folder",
+            f"{folder!r} is not a folder",
             remedy="use a folder of images, or a pattern such as photos/*.jpg",
         )
-    for current, folders, names in os.walk(folder, onerror=_raise_unreadable):
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        for name in sorted(names):
-            path, status = os.path.join(current, name), None
-            with suppress(OSError):
-                status = LocalLocation(path).status()
-            yield os.path.relpath(path, folder), status
-
-
-def _raise_unreadable(error: OSError) -> None:
-    raise MissingInputError(f"cannot read {error.filename!r}: {error.strerror}", remedy="fix its permissions")
-
-
-def _is_image(path: str) -> bool:
-    name = path.rpartition("/")[2]
-    return not is_hidden(name) and name.lower().endswith(_IMAGE_SUFFIXES)
+    try:
+        return [
+            InputImage(name, folder / name, status=status)
+            for name, status in folder.list_files(skip_hidden=True)
+            if name.lower().endswith(_IMAGE_SUFFIXES)
+        ]
+    except OSError as error:
+        raise MissingInputError(
+            f"cannot read {error.filename!r}: {error.strerror}", remedy="fix its permissions"
+        ) from None
