@@ -171,8 +171,9 @@ def export(
             # Imported here because it loads TensorFlow.
             from imgpipe.components.export.formats import convert_formats
 
-            converted = convert_formats(arguments, exported_folder, local_folder, evaluation, reference)
-            formats, candidates = converted.formats, converted.candidates
+            formats, candidates = convert_formats(
+                arguments, exported_folder, local_folder, evaluation, reference
+            )
         # Last: it has the digests of all files.
         _write_verification(exported_folder, local_folder, split, reference)
     log_result(

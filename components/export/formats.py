@@ -70,21 +70,13 @@ class ModelFormat:
     largest_difference: float
 
 
-@dataclass(frozen=True)
-class Converted:
-    """The additional formats, and with ``export_formats=auto`` what was measured."""
-
-    formats: tuple[ModelFormat, ...]
-    candidates: tuple[Candidate, ...] = ()
-
-
 def convert_formats(
     arguments: ExportArguments,
     model_folder: Path,
     dataset_folder: Path,
     evaluation: dict[str, Any],
     reference: NDArray[np.float32],
-) -> Converted:
+) -> tuple[tuple[ModelFormat, ...], tuple[Candidate, ...]]:
     """Writes the model's additional formats to the folder ``formats/`` of the model and evaluates each.
 
     They are listed in provenance.json and deployment_config.yaml. With ``export_formats=auto``, these are the
@@ -98,6 +90,9 @@ def convert_formats(
         dataset_folder: The dataset's folder, with local shards.
         evaluation: The evaluation of the SavedModel.
         reference: float32 [examples, N], the SavedModel's probabilities for the first images.
+
+    Returns:
+        The formats, and with ``export_formats=auto`` what was measured.
 
     Raises:
         MissingInputError: if the model is from a version that does not store the network separately.
@@ -126,7 +121,7 @@ def convert_formats(
         path.unlink()
     add_formats(model_folder, [dataclasses.asdict(converted) for converted in formats])
     if not arguments.is_auto():
-        return Converted(tuple(formats))
+        return tuple(formats), ()
     candidates = measure_candidates(
         model,
         model_folder,
@@ -141,7 +136,7 @@ def convert_formats(
         fastest=dataclasses.asdict(fastest(candidates)),
         served=dataclasses.asdict(fastest_served(candidates)),
     )
-    return Converted(tuple(formats), candidates)
+    return tuple(formats), candidates
 
 
 @contextmanager
