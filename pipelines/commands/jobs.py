@@ -17,10 +17,9 @@ from imgpipe.pipelines.commands.output import (
     show_many,
     show_one,
 )
-from imgpipe.pipelines.commands.target_options import TargetOptions, jobs_of, target_options
-from imgpipe.pipelines.targets.jobs import ENDED, Job, Jobs
-from imgpipe.pipelines.targets.kubeflow_jobs import KubeflowJobs
-from imgpipe.pipelines.targets.local_jobs import LocalJobs
+from imgpipe.pipelines.commands.target_options import Jobs, TargetOptions, jobs_of, target_options
+from imgpipe.pipelines.targets.jobs import ENDED, Job
+from imgpipe.pipelines.targets.vertex_jobs import VertexJobs
 
 _EXAMPLES = """
 \b
@@ -147,7 +146,7 @@ def print_logs(
         CheckFailedError: if it failed or was cancelled.
     """
     try:
-        options = {"everything": everything} if isinstance(jobs, KubeflowJobs | LocalJobs) else {}
+        options = {} if isinstance(jobs, VertexJobs) else {"everything": everything}
         for line in jobs.logs(job, follow=follow, **options):
             click.echo(line, err=to_stderr)
             if not to_stderr and is_output_closed():

@@ -23,7 +23,7 @@ from imgpipe.pipelines.commands.target_options import (
 from imgpipe.pipelines.cron import check_cron
 from imgpipe.pipelines.targets.kubeflow_requests import recurrence
 from imgpipe.pipelines.targets.kubeflow_schedules import ASSUMED_ZONE, KubeflowSchedules
-from imgpipe.pipelines.targets.vertex_jobs import VertexJobs, schedule_body
+from imgpipe.pipelines.targets.vertex_jobs import schedule_body
 
 _EXAMPLES = """
 \b
@@ -97,7 +97,6 @@ def create(
         with submission.run_request() as request:
             created, found = schedules.create_schedule(name, cron, request)
     else:
-        assert isinstance(schedules, VertexJobs)  # noqa: S101 - there is no other
         created, found = schedules.create_schedule(name, cron, submission.pipeline_job())
     if found:
         notice("the schedule already exists; nothing was created")

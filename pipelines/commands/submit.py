@@ -22,12 +22,11 @@ from imgpipe.pipelines.commands.submission import (
     print_notices,
     submission_of,
 )
-from imgpipe.pipelines.commands.target_options import TARGETS, TargetOptions, jobs_of, target_options
+from imgpipe.pipelines.commands.target_options import TARGETS, Jobs, TargetOptions, jobs_of, target_options
 from imgpipe.pipelines.images import Images
-from imgpipe.pipelines.targets.jobs import Job, Jobs
+from imgpipe.pipelines.targets.jobs import Job
 from imgpipe.pipelines.targets.kubeflow_jobs import KubeflowJobs
 from imgpipe.pipelines.targets.local_jobs import LocalJobs
-from imgpipe.pipelines.targets.vertex_jobs import VertexJobs
 from imgpipe.pipelines.training_input import with_overrides
 
 _EXAMPLES = """
@@ -116,7 +115,6 @@ def send(jobs: Jobs, submission: Submission) -> tuple[Job, bool]:
     if isinstance(jobs, KubeflowJobs):
         with submission.run_request() as request:
             return jobs.submit(submission.job.job_id, request)
-    assert isinstance(jobs, VertexJobs)  # noqa: S101 - there is no other
     if submission.request is not None:
         return jobs.submit(submission.request)
     return jobs.submit_pipeline(submission.pipeline_job())

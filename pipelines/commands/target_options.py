@@ -17,13 +17,13 @@ from imgpipe.components.platforms.vertex.client import VertexLocation, check_reg
 from imgpipe.pipelines.commands.grouped_options import IGNORED, TARGET, option
 from imgpipe.pipelines.commands.job_options import is_on_command_line
 from imgpipe.pipelines.commands.output import notice
-from imgpipe.pipelines.targets.jobs import Jobs, Schedules
 from imgpipe.pipelines.targets.kubeflow_jobs import KubeflowJobs
 from imgpipe.pipelines.targets.kubeflow_schedules import KubeflowSchedules
 from imgpipe.pipelines.targets.local_jobs import RUNS, LocalJobs
 from imgpipe.pipelines.targets.vertex_jobs import VertexJobs
 
 TARGETS = ("local", "kubeflow", "vertex")
+Jobs = LocalJobs | KubeflowJobs | VertexJobs
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def jobs_of(target: TargetOptions, region: str = "") -> Jobs:
     return VertexJobs(VertexLocation(target.project or _default_project(), region, target.endpoint))
 
 
-def schedules_of(target: TargetOptions, region: str = "") -> Schedules:
+def schedules_of(target: TargetOptions, region: str = "") -> KubeflowSchedules | VertexJobs:
     """Returns the schedules of a target; see ``jobs_of``.
 
     Raises:

@@ -1,9 +1,9 @@
-"""The interface that the jobs and schedules of every target share."""
+"""What is known of the jobs and schedules of every target."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError
 
@@ -63,38 +63,6 @@ class Schedule:
     time_zone: str = "UTC"
     next_run: str = ""
     last_job: str = ""
-
-
-class Jobs(Protocol):
-    """The jobs of one target."""
-
-    def describe(self, job_id: str) -> Job:
-        """Returns the job; raises MissingInputError if there is none of that name."""
-
-    def list_jobs(self, limit: int) -> list[Job]:
-        """Returns the newest jobs, newest first."""
-
-    def logs(self, job_id: str, *, follow: bool) -> Iterator[str]:
-        """Yields the lines of the job's output; with ``follow``, until the job has ended."""
-
-    def cancel(self, job_id: str) -> None:
-        """Cancels the job; does nothing if it has ended."""
-
-
-class Schedules(Protocol):
-    """The schedules of one target."""
-
-    def list_schedules(self) -> Sequence[Schedule]:
-        """Returns all schedules of this project."""
-
-    def pause_schedule(self, name: str) -> None:
-        """Pauses the schedule: no run starts until it is resumed."""
-
-    def resume_schedule(self, name: str) -> None:
-        """Resumes the schedule; missed runs are skipped."""
-
-    def delete_schedule(self, name: str) -> None:
-        """Deletes the schedule; its running runs continue."""
 
 
 def with_same_id(jobs: Sequence[Job]) -> Job:

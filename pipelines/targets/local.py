@@ -21,9 +21,6 @@ from imgpipe.pipelines.targets.local_docker import (
 from imgpipe.pipelines.targets.step_processes import StepProcesses
 from imgpipe.pipelines.targets.target import Target
 
-COMPILED = Path(__file__).parent.parent / "compiled"
-
-
 LOCAL = Target("local", lambda _step, task, _inputs: task.set_caching_options(False))
 
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from imgpipe.components.common.errors import EXIT_CODE_INTERRUPTED, InvalidArgumentError, PipelineError
+from imgpipe.components.common.errors import EXIT_CODE_INTERRUPTED, InvalidArgumentError, reported_error
 from imgpipe.components.common.log import parse_event
 from imgpipe.components.storage import atomic_write, local_path
 from imgpipe.pipelines.run_folder import RunFolder, is_unfinished, latest_process, running_process
@@ -26,19 +26,6 @@ _REGISTER = ".jobs"
 # Checking the arguments takes a second or two; then the run has locked its folder or ended with an error.
 _SECONDS_TO_START = 60.0
 _POLL_SECONDS = 0.2
-
-
-class SubmissionFailedError(PipelineError):
-    """The run's error: it ended before its first step.
-
-    Args:
-        output: The last line of ``imgpipe run --format json``, parsed.
-    """
-
-    def __init__(self, output: Mapping[str, Any]) -> None:
-        super().__init__(output["error"], where=output["where"], remedy=output["remedy"])
-        self.exit_code = output["exit_code"]
-        self.retry_can_help = output["retry_can_help"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +54,7 @@ class LocalJobs:
 
         Raises:
             InvalidArgumentError: if the name was used for another request.
-            SubmissionFailedError: if the run rejected its arguments.
+            PipelineError: the run's error, if it ended before its first step.
         """
         folder = local_path(str(parameters.get("job_dir") or self.runs / job_id)).absolute()
         values = {**parameters, "job_dir": str(folder)}
@@ -202,7 +189,8 @@ class LocalJobs:
                 if status != 0 and running_process(RunFolder(folder)):
                     return True
                 if status != 0:
-                    raise SubmissionFailedError(_read_error(output) or _unknown_error(output, status))
+                    error = _read_error(output) or _unknown_error(output, status)
+                    raise reported_error({**error, "problem": error["error"]})
                 return False
             if time.monotonic() > deadline:
                 return False
