@@ -205,17 +205,14 @@ def _stub_source(
     ]
     options = [f"pipeline={checked_run.pipeline!r}", f"target={checked_run.target!r}"] if checked_run else []
     names = [(function.__module__, function.__name__) for function in functions]
-    returned: Any = None
     if name == functions[0].__name__:
-        # A returned value has no name: KFP's local runner supports conditions only on unnamed outputs.
-        returned = inspect.signature(functions[0]).return_annotation
         call = f"run_component({', '.join([*map(repr, names[0]), 'locals()', *options])})"
     else:
         call = f"run_components({', '.join([repr(name), repr(names), 'locals()', *options])})"
     lines = [
         f"def {name}(",
         *(f"    {parameter}," for parameter in parameters),
-        f") -> {returned.__name__}:" if isinstance(returned, type) else "):",
+        "):",
         textwrap.indent(repr(_docstring(summary, inputs, outputs)), "    "),
         f"    from imgpipe.components.common.step import {call.partition('(')[0]}",
         f"    return {call}",
