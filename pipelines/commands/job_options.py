@@ -352,18 +352,12 @@ def training_input(options: Mapping[str, Any], region: str) -> TrainingInput:
     file = options["config_file"]
     config = read_config(file) if file else TrainingInput()
     flags: dict[str, Any] = {
-        name: options[option]
-        for name, option in (
-            ("job_dir", "job_dir"),
-            ("network", "network"),
-            ("service_account", "service_account"),
-            ("runtime_version", "runtime_version"),
-            ("python_version", "python_version"),
-            ("enable_web_access", "enable_web_access"),
-            ("use_chief_in_tf_config", "use_chief_in_tf_config"),
-            ("allow_unknown_machine", "allow_unknown_machine"),
+        name: options[name]
+        for name in (
+            *("job_dir", "network", "service_account", "runtime_version", "python_version"),
+            *("enable_web_access", "use_chief_in_tf_config", "allow_unknown_machine"),
         )
-        if options[option]
+        if options[name]
     }
     if options["scale_tier"]:
         # gcloud accepts basic-gpu, too.
