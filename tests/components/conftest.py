@@ -1,6 +1,5 @@
 """Fixtures for the tests of all steps; expensive ones have session scope."""
 
-import io
 import sys
 import types
 
@@ -8,18 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgpipe.components.common.dataset import (
-    TRAIN,
-    VALIDATION,
-    Manifest,
-    Shard,
-    Split,
-    file_sha256,
-    write_manifest,
-)
+from imgpipe.components.common.dataset import TRAIN, VALIDATION
 from imgpipe.components.common.log import JSON, LOG_FORMAT_VARIABLE
-from imgpipe.components.common.records import ImageRecord, encode_example
-from imgpipe.components.common.tfrecord import write_record
+from imgpipe.components.common.records import ImageRecord
+from tests.components import records as record_files
 from tests.servers.deployments import (
     cluster,
     deployment,
@@ -39,29 +30,7 @@ def _json_events(monkeypatch):
 
 
 def _encode(pixels, image_format="PNG", **options):
-    buffer = io.BytesIO()
-    Image.fromarray(np.asarray(pixels, np.uint8)).save(buffer, image_format, **options)
-    return buffer.getvalue()
-
-
-def _write_dataset(folder, splits, labels, *, shards=1, multi_label=False):
-    written = {}
-    for name, records in splits.items():
-        entries = []
-        for number in range(shards):
-            path = folder / f"{name}-{number:05d}-of-{shards:05d}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = records[number * len(records) // shards : (number + 1) * len(records) // shards]
-            with path.open("wb") as file:
-                for record in part:
-                    write_record(file, encode_example(record))
-            entries.append(Shard(path.name, len(part), path.stat().st_size, file_sha256(path)))
-        counts = [
-            sum(label in record.all_labels for record in records) for label in range(1, len(labels) + 1)
-        ]
-        written[name] = Split(tuple(entries), tuple(counts))
-    write_manifest(folder, Manifest(tuple(labels), written, {}, multi_label))
-    return folder
+    return record_files.encoded(Image.fromarray(np.asarray(pixels, np.uint8)), image_format, **options)
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +42,7 @@ def encode():
 @pytest.fixture(scope="session")
 def write_dataset():
     """``write_dataset(folder, {split: records}, labels)`` writes shards and a manifest."""
-    return _write_dataset
+    return record_files.write_dataset
 
 
 @pytest.fixture(scope="session")

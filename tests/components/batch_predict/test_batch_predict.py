@@ -23,10 +23,10 @@ from imgpipe.components.common.errors import (
     OutputError,
 )
 from imgpipe.components.common.provenance import write_provenance
-from imgpipe.components.common.records import ImageRecord, encode_example
+from imgpipe.components.common.records import ImageRecord
 from imgpipe.components.common.served_model import load_served_model
-from imgpipe.components.common.tfrecord import write_record
 from imgpipe.pipelines.commands.predict import predict
+from tests.components.records import write_records
 
 LABELS = ("dark", "größer", "middle", "bright")
 
@@ -103,11 +103,10 @@ def test_patterns_lists_records_and_buckets_give_the_same_predictions(folder, im
     _, from_list = predicted(model, tmp_path / "list", image_list=str(folder / "list.csv"))
     assert [line["key"] for line in from_list] == ["a/04.jpg", "b ü/21.jpg", f"{folder}/a/00.jpg"]
     check_lines(from_list, [images[4], images[21], images[0]], model)
+    names = [*(f"name {number}" for number in range(29)), ""]
+    records = [ImageRecord(image, 1, "", name) for image, name in zip(images, names, strict=True)]
     for shard in range(2):
-        with (folder / f"data-{shard}").open("wb") as file:
-            for number in range(15 * shard, 15 * shard + 15):
-                name = "" if number == 29 else f"name {number}"
-                write_record(file, encode_example(ImageRecord(images[number], 1, "", name)))
+        write_records(folder / f"data-{shard}", records[15 * shard : 15 * shard + 15])
     _, from_records = predicted(model, tmp_path / "records", records=f"{folder}/data-*")
     assert [line["key"] for line in from_records[:29]] == [f"name {number}" for number in range(29)]
     assert from_records[29]["key"] == f"{folder}/data-1, record 14"

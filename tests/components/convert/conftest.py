@@ -1,11 +1,8 @@
-import io
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from imgpipe.components.common.records import decode_example
-from imgpipe.components.common.tfrecord import read_records
+from tests.components.records import encoded
 
 
 @pytest.fixture
@@ -15,9 +12,7 @@ def photo():
     def write(path, number=0, **options):
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, format=options.pop("format", "JPEG"), **options)
-        path.write_bytes(buffer.getvalue())
+        path.write_bytes(encoded(Image.fromarray(pixels), options.pop("format", "JPEG"), **options))
         return path
 
     return write
@@ -43,17 +38,3 @@ def csv_of():
         return str(path)
 
     return write
-
-
-@pytest.fixture
-def records_of():
-    """Reads the records of a manifest's split."""
-
-    def read(folder, manifest, split):
-        return [
-            decode_example(data, where=shard.path)
-            for shard in manifest.splits[split].shards
-            for _, data in read_records(folder / shard.path)
-        ]
-
-    return read

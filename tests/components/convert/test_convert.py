@@ -25,10 +25,10 @@ from imgpipe.components.common.errors import (
 )
 from imgpipe.components.common.log import parse_event
 from imgpipe.components.common.records import ImageRecord, _Example, encode_example
-from imgpipe.components.common.tfrecord import write_record
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
 from tests.components.convert.conversions import REPOSITORY, read_files, run_convert
+from tests.components.records import records_of, write_records
 
 
 def rejected_rows(folder):
@@ -45,7 +45,7 @@ def conversion_error(error, arguments, folder):
 # ---------------------------------------------------------------- CSV and folder to records
 
 
-def test_folder_is_converted_to_shards_labels_and_a_manifest(tmp_path, flowers, records_of):
+def test_folder_is_converted_to_shards_labels_and_a_manifest(tmp_path, flowers):
     output = tmp_path / "out"
     manifest = convert(ConvertArguments(images=str(flowers)), output)
     assert sorted(read_files(output)) == [
@@ -72,7 +72,7 @@ def test_folder_is_converted_to_shards_labels_and_a_manifest(tmp_path, flowers, 
             assert (shard.bytes, shard.sha256) == (len(data), hashlib.sha256(data).hexdigest())
 
 
-def test_two_csv_files_are_the_two_splits(tmp_path, photo, csv_of, records_of):
+def test_two_csv_files_are_the_two_splits(tmp_path, photo, csv_of):
     for number in range(5):
         photo(tmp_path / f"{number}.jpg", number)
     arguments = ConvertArguments(
@@ -117,7 +117,7 @@ def test_manifest_records_its_source_without_local_paths(tmp_path, flowers, monk
     assert str(tmp_path).encode() not in (tmp_path / "out" / "manifest.json").read_bytes()
 
 
-def test_number_of_shards_depends_on_the_image_bytes(tmp_path, photo, csv_of, records_of):
+def test_number_of_shards_depends_on_the_image_bytes(tmp_path, photo, csv_of):
     rows = []
     for number in range(6):
         path = photo(tmp_path / f"{number}.jpg", number)
@@ -136,7 +136,7 @@ def test_number_of_shards_depends_on_the_image_bytes(tmp_path, photo, csv_of, re
     assert len(records_of(tmp_path / "out", manifest, "train")) == 6
 
 
-def test_reencoded_images_are_listed_in_output_order(tmp_path, photo, records_of):
+def test_reencoded_images_are_listed_in_output_order(tmp_path, photo):
     folder = tmp_path / "images"
     for number in range(4):
         photo(folder / "a" / f"{number}.jpg", number)
@@ -160,7 +160,7 @@ def test_reencoded_images_are_listed_in_output_order(tmp_path, photo, records_of
         assert (np.asarray(stored) == np.asarray(source)).all()
 
 
-def test_file_names_that_are_not_utf8_are_kept(tmp_path, photo, records_of):
+def test_file_names_that_are_not_utf8_are_kept(tmp_path, photo):
     folder = tmp_path / "images"
     for number in range(2):
         photo(folder / "a" / f"caf\udce9{number}.gif", number, format="GIF")
@@ -197,7 +197,7 @@ def test_order_of_the_rows_does_not_matter(tmp_path, photo, csv_of):
     assert read_files(tmp_path / "one") == read_files(tmp_path / "two")
 
 
-def test_another_seed_gives_another_split_of_the_same_images(tmp_path, flowers, records_of):
+def test_another_seed_gives_another_split_of_the_same_images(tmp_path, flowers):
     files = {}
     for seed in (0, 1):
         output = tmp_path / str(seed)
@@ -290,7 +290,7 @@ def test_log_contains_1000_rejected_rows_and_the_number_of_the_others(tmp_path, 
     assert len(rejected_rows(tmp_path / "out")) == 1003
 
 
-def test_allowed_rejections_are_listed_and_counted(tmp_path, bad_csv, records_of, capsys):
+def test_allowed_rejections_are_listed_and_counted(tmp_path, bad_csv, capsys):
     output = tmp_path / "out"
     manifest = convert(ConvertArguments(train_csv=bad_csv, max_rejected_fraction=7 / 12), output)
     assert {name: manifest.made_by[name] for name in ("rows", "written", "rejected")} == {
@@ -473,14 +473,6 @@ def test_full_disk_is_an_output_error_and_leaves_no_files(tmp_path, photo):
 # ---------------------------------------------------------------- TFRecord files
 
 
-def write_records(path, records):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        for record in records:
-            write_record(file, encode_example(record))
-    return path
-
-
 def records_with(*labels, text="label {}"):
     return [ImageRecord(b"jpeg", label, text.format(label)) for label in labels]
 
@@ -589,13 +581,12 @@ def test_ambiguous_label_texts_are_ignored(tmp_path, train):
 
 def test_names_of_labels_are_read_from_image_class_text_too(tmp_path):
     for split in ("train", "validation"):
-        with (tmp_path / f"{split}-0").open("wb") as file:
-            for record in records_with(1, 2):
-                data = _Example.FromString(encode_example(record))
-                feature = data.features.feature
-                feature["image/class/text"].CopyFrom(feature["image/class/synset"])
-                del feature["image/class/synset"]
-                write_record(file, data.SerializeToString())
+        examples = [_Example.FromString(encode_example(record)) for record in records_with(1, 2)]
+        for example in examples:
+            feature = example.features.feature
+            feature["image/class/text"].CopyFrom(feature["image/class/synset"])
+            del feature["image/class/synset"]
+        write_records(tmp_path / f"{split}-0", [example.SerializeToString() for example in examples])
     assert convert(record_arguments(tmp_path), tmp_path / "out").labels == ("label 1", "label 2")
 
 
@@ -697,8 +688,7 @@ def test_damaged_records_and_other_files_are_rejected_with_their_position(tmp_pa
     )
     path.write_bytes(b"\x1f\x8b" + whole)
     assert "compressed" in conversion_error(InvalidDataError, record_arguments(tmp_path), tmp_path / "out")
-    with path.open("wb") as file:
-        write_record(file, b"\xff\xff\xff")
+    write_records(path, [b"\xff\xff\xff"])
     text = conversion_error(InvalidDataError, record_arguments(tmp_path), tmp_path / "out")
     assert "not a tf.Example" in text
     assert "train-0, record 0" in text

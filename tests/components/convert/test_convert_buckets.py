@@ -17,6 +17,7 @@ from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
 from imgpipe.components.storage import parse_location, remote_requests
 from tests.components.convert.conversions import read_files
+from tests.components.records import records_of
 
 COUNT = 30
 
@@ -74,7 +75,7 @@ def test_shards_that_a_manifest_beside_them_describes_are_not_read_again(tmp_pat
     assert convert(arguments, tmp_path / "scanned") == manifest
 
 
-def test_rows_may_mix_local_files_and_objects(tmp_path, photos, records_of):
+def test_rows_may_mix_local_files_and_objects(tmp_path, photos):
     mixed = convert(ConvertArguments(train_csv=str(photos / "mixed.csv")), tmp_path / "mixed")
     local = convert(ConvertArguments(train_csv=str(photos / "local.csv")), tmp_path / "local")
 

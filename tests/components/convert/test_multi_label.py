@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION, read_manifest
 from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, OutputError
-from imgpipe.components.common.records import ImageRecord, decode_example, encode_example
-from imgpipe.components.common.tfrecord import read_records, write_record
+from imgpipe.components.common.records import ImageRecord
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
 from imgpipe.components.convert.label_set import format_label_set, parse_label_set
 from imgpipe.components.convert.row_table import RowTable
 from imgpipe.components.convert.split import split_rows
 from imgpipe.components.storage import FileStatus, parse_location
+from tests.components.records import records_of, write_records
 
 SETS = [("cat",), ("cat", "dog"), ("dog",), (), ("cat", "red, bright")] * 4
 
@@ -45,12 +45,7 @@ def listed(photos):
 
 
 def records_by_name(folder, manifest, split):
-    records = [
-        decode_example(data, where=shard.path, multi_label=True)
-        for shard in manifest.splits[split].shards
-        for _, data in read_records(folder / shard.path)
-    ]
-    return {record.filename: record for record in records}
+    return {record.filename: record for record in records_of(folder, manifest, split)}
 
 
 def arguments_for(path, **values):
@@ -215,8 +210,7 @@ def test_tfrecord_files_are_described_in_place(listed, tmp_path):
 def test_tfrecord_files_without_any_label_are_rejected(tmp_path, photo):
     encoded = photo(tmp_path / "0.jpg", 0).read_bytes()
     for name in ("train", "validation"):
-        with (tmp_path / name).open("wb") as file:
-            write_record(file, encode_example(ImageRecord(encoded, 0, labels=())))
+        write_records(tmp_path / name, [ImageRecord(encoded, 0, labels=())])
     patterns = {f"{name}_data_path": str(tmp_path / name) for name in ("validation",)}
     patterns["training_data_path"] = str(tmp_path / "train")
     with pytest.raises(InvalidDataError, match=r"no record has a label[\s\S]*image/class/label"):

@@ -1,4 +1,3 @@
-import io
 import json
 import re
 
@@ -12,6 +11,7 @@ from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
 from imgpipe.components.convert.near_duplicates import MAX_DIFFERENT_BITS, merge_groups
 from imgpipe.components.images.perceptual_hash import perceptual_hash
+from tests.components.records import encoded, records_of
 
 SPLITS = (TRAIN, VALIDATION, TEST)
 
@@ -24,12 +24,6 @@ def picture(seed, size=(300, 200)):
         small = Image.fromarray(draw.integers(0, 256, (side, side, 3), np.uint8))
         layers += weight * np.asarray(small.resize(size, Image.Resampling.BICUBIC), float)
     return Image.fromarray(np.clip(layers / 2.5, 0, 255).astype(np.uint8))
-
-
-def encoded(image, format_name="JPEG", **options):
-    buffer = io.BytesIO()
-    image.save(buffer, format_name, **options)
-    return buffer.getvalue()
 
 
 def different_bits(one, other):
@@ -111,7 +105,7 @@ def bursts(tmp_path_factory):
     return folder
 
 
-def names_of(folder, manifest, records_of):
+def names_of(folder, manifest):
     return {
         name: {record.filename for record in records_of(folder, manifest, name)}
         for name in SPLITS
@@ -128,10 +122,10 @@ def divided_pictures(names):
     return [picture for picture, splits in splits_of.items() if len(splits) > 1]
 
 
-def test_copies_are_kept_in_one_split_and_reported(bursts, records_of, tmp_path, capsys):
+def test_copies_are_kept_in_one_split_and_reported(bursts, tmp_path, capsys):
     arguments = ConvertArguments(images=str(bursts), validation_fraction=0.25, test_fraction=0.25)
     manifest = convert(arguments, tmp_path / "data")
-    names = names_of(tmp_path / "data", manifest, records_of)
+    names = names_of(tmp_path / "data", manifest)
     assert divided_pictures(names) == []
     assert [len(names[split]) for split in SPLITS] == [72, 24, 24]
     assert manifest.made_by["near_duplicates"] == 120
@@ -141,14 +135,14 @@ def test_copies_are_kept_in_one_split_and_reported(bursts, records_of, tmp_path,
     assert re.search(r"/(\d+)(_\d)?\.jpg' and '\w+/\1(_\d)?\.jpg'", reported["message"])
 
 
-def test_without_grouping_copies_are_divided(bursts, records_of, tmp_path):
+def test_without_grouping_copies_are_divided(bursts, tmp_path):
     arguments = ConvertArguments(images=str(bursts), group_near_duplicates=False)
     manifest = convert(arguments, tmp_path / "data")
-    assert divided_pictures(names_of(tmp_path / "data", manifest, records_of))
+    assert divided_pictures(names_of(tmp_path / "data", manifest))
     assert "near_duplicates" not in manifest.made_by
 
 
-def test_the_split_of_different_pictures_does_not_change(records_of, tmp_path):
+def test_the_split_of_different_pictures_does_not_change(tmp_path):
     for number in range(40):
         file = tmp_path / "photos" / str(number % 2) / f"{number}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -182,7 +176,7 @@ def convert_csv(tmp_path, lines, photo, **values):
         ("ml_use,path,group,label", "unassigned,{path},{group},{label}"),
     ],
 )
-def test_rows_of_a_group_are_in_one_split(header, row, photo, records_of, tmp_path):
+def test_rows_of_a_group_are_in_one_split(header, row, photo, tmp_path):
     # Six patients with four pictures each; a patient may have both labels.
     rows = [
         row.format(path=f"{number}.jpg", label="ab"[number % 4 == 0], group=f"patient {number % 6}")
@@ -193,17 +187,17 @@ def test_rows_of_a_group_are_in_one_split(header, row, photo, records_of, tmp_pa
     assert manifest.made_by["groups"] == 6
     held = {
         split: {int(file.split(".")[0]) % 6 for file in files}
-        for split, files in names_of(tmp_path / "data", manifest, records_of).items()
+        for split, files in names_of(tmp_path / "data", manifest).items()
     }
     assert held[TRAIN]
     assert held[VALIDATION]
     assert not held[TRAIN] & held[VALIDATION]
 
 
-def test_rows_without_a_group_are_drawn_alone(photo, records_of, tmp_path):
+def test_rows_without_a_group_are_drawn_alone(photo, tmp_path):
     rows = [f"{number}.jpg,{'ab'[number % 2]},{'x' if number < 4 else ''}" for number in range(24)]
     manifest = convert_csv(tmp_path, ["path,label,group", *rows], photo)
-    names = names_of(tmp_path / "data", manifest, records_of)
+    names = names_of(tmp_path / "data", manifest)
     together = {f"{number}.jpg" for number in range(4)}
     assert together <= names[TRAIN] or together <= names[VALIDATION]
     plain = convert(
@@ -235,7 +229,7 @@ def test_groups_that_the_input_divides_are_a_warning(photo, tmp_path, capsys):
     assert "'0'" in warnings[0]["message"]
 
 
-def test_a_group_of_a_json_line_is_kept_together(photo, records_of, tmp_path):
+def test_a_group_of_a_json_line_is_kept_together(photo, tmp_path):
     for number in range(12):
         photo(tmp_path / f"{number}.jpg", number)
     lines = [
@@ -248,7 +242,7 @@ def test_a_group_of_a_json_line_is_kept_together(photo, records_of, tmp_path):
     ]
     (tmp_path / "list.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     manifest = convert(ConvertArguments(train_csv=str(tmp_path / "list.jsonl")), tmp_path / "data")
-    names = names_of(tmp_path / "data", manifest, records_of)
+    names = names_of(tmp_path / "data", manifest)
     held = {split: {int(file.split(".")[0]) % 4 for file in files} for split, files in names.items()}
     assert held[VALIDATION]
     assert not held[TRAIN] & held[VALIDATION]

@@ -1,12 +1,13 @@
 """Image files of all kinds for the tests: generated ones, and real ones from other projects' test suites."""
 
-import io
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from tests.components.records import encoded
 
 FOLDER = Path(__file__).parents[4] / "shared" / "data" / "odd_images"
 # Skipped by the tests if they are not available.
@@ -23,12 +24,6 @@ def picture(mode="RGB"):
         image.putalpha(Image.fromarray(down.astype(np.uint8)))
         return image
     return image.convert(mode)
-
-
-def encoded(image, image_format, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
 
 
 def exif_orientation(number, endian="<"):

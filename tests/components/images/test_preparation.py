@@ -12,7 +12,8 @@ from PIL import Image, ImageOps
 from imgpipe.components.images import checking
 from imgpipe.components.images.checking import ImageError
 from imgpipe.components.images.preparation import prepare_image
-from tests.components.images.image_files import HEIGHT, WIDTH, encoded, picture, png
+from tests.components.images.image_files import HEIGHT, WIDTH, picture, png
+from tests.components.records import encoded
 
 # Smooth, so that lossy formats change it little; all corners differ, so that rotations are detected.
 ROWS, COLUMNS = np.mgrid[0:24, 0:40]

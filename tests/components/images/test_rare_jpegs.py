@@ -2,7 +2,8 @@ import pytest
 
 from imgpipe.components.images.checking import ImageError, check_image_header
 from imgpipe.components.images.preparation import prepare_image
-from tests.components.images.image_files import encoded, picture
+from tests.components.images.image_files import picture
+from tests.components.records import encoded
 
 
 def with_frame_header(marker, bits):

@@ -7,13 +7,13 @@ import pytest
 
 from imgpipe.components.common.dataset import read_manifest, write_manifest
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.common.records import ImageRecord, encode_example
-from imgpipe.components.common.tfrecord import write_record
+from imgpipe.components.common.records import ImageRecord
 from imgpipe.components.validate.arguments import ValidateArguments
 from imgpipe.components.validate.findings import ERROR, WARNING, findings_json, raise_if_errors
 from imgpipe.components.validate.record_files import describe_record_files
 from imgpipe.components.validate.report import validation_report
 from imgpipe.components.validate.validate import validate
+from tests.components.records import write_records
 
 NAMES = ("cat", "dog")
 
@@ -124,10 +124,7 @@ def test_the_batch_size_is_compared_with_images_not_labels(write_valid):
 
 
 def test_record_files_are_described_with_all_labels(record, tmp_path):
-    path = tmp_path / "train-0"
-    with path.open("wb") as file:
-        for labels in ((1, 2), (), (2,)):
-            write_record(file, encode_example(record(1, labels)))
+    path = write_records(tmp_path / "train-0", [record(1, labels) for labels in ((1, 2), (), (2,))])
     manifest = describe_record_files({"train": str(path)}, "", 0, multi_label=True)
     assert manifest.multi_label
     assert manifest.splits["train"].examples == 3

@@ -1,6 +1,5 @@
 """TFRecord files from other programs, validated without a manifest."""
 
-import io
 import json
 import subprocess
 import sys
@@ -12,28 +11,25 @@ from PIL import Image
 
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 from imgpipe.components.common.log import parse_event
-from imgpipe.components.common.records import ImageRecord, encode_example
-from imgpipe.components.common.tfrecord import write_record
+from imgpipe.components.common.records import ImageRecord
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
 from imgpipe.components.validate.record_files import describe_record_files
+from tests.components.records import encoded, write_records
 
 REPOSITORY = Path(__file__).parents[3]
 
 
 def photo(number):
     pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG")
-    return buffer.getvalue()
+    return encoded(Image.fromarray(pixels))
 
 
 def write_files(folder, train, validation=(1, 2)):
-    folder.mkdir(exist_ok=True)
     for name, labels, start in (("train-0", train, 0), ("validation-0", validation, 500)):
-        with (folder / name).open("wb") as file:
-            for number, label in enumerate(labels, start):
-                write_record(file, encode_example(ImageRecord(photo(number), label)))
+        write_records(
+            folder / name, [ImageRecord(photo(number), label) for number, label in enumerate(labels, start)]
+        )
     return {"train": f"{folder}/train-*", "validation": f"{folder}/validation-*"}
 
 

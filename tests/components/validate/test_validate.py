@@ -1,7 +1,6 @@
 """The validate step: its findings, its report and its command line."""
 
 import dataclasses
-import io
 import json
 import re
 import subprocess
@@ -14,18 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from imgpipe.components.common.dataset import (
-    Manifest,
-    Shard,
-    Split,
-    file_sha256,
-    read_manifest,
-    write_manifest,
-)
+from imgpipe.components.common.dataset import Manifest, read_manifest
 from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
-from imgpipe.components.common.records import ImageRecord, encode_example, label_to_class
+from imgpipe.components.common.records import ImageRecord, encode_example
 from imgpipe.components.common.step import run_component
-from imgpipe.components.common.tfrecord import read_record_blocks, write_record
+from imgpipe.components.common.tfrecord import read_record_blocks
 from imgpipe.components.validate import findings as findings_module
 from imgpipe.components.validate.arguments import ValidateArguments
 from imgpipe.components.validate.findings import (
@@ -38,6 +30,8 @@ from imgpipe.components.validate.findings import (
 )
 from imgpipe.components.validate.report import validation_report
 from imgpipe.components.validate.validate import validate, validate_to_files
+from tests.components.records import encoded
+from tests.components.records import write_dataset as write_shards
 
 ARGUMENTS = ValidateArguments(train_batch_size=8, image_size=16)
 LABELS = ("daisy", "roses")
@@ -47,9 +41,7 @@ def jpeg(number: int, *, width: int = 24, height: int = 16) -> bytes:
     """Returns a small JPEG file whose content depends on the number."""
     image = Image.new("RGB", (width, height), (number * 37 % 256, number * 91 % 256, number % 256))
     image.putpixel((number % width, number // width % height), (255, 255, 255))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=95)
-    return buffer.getvalue()
+    return encoded(image, quality=95)
 
 
 def record(number: int, label: int, *, encoded: bytes | None = None, text: str = "") -> ImageRecord:
@@ -67,22 +59,7 @@ def write_dataset(
     splits: Mapping[str, Sequence[Sequence[ImageRecord | bytes]]],
     labels: Sequence[str] = LABELS,
 ) -> Manifest:
-    """Writes shards of records or serialized examples, by split, and their manifest."""
-    written = {}
-    for name, shards in splits.items():
-        entries, per_label = [], [0] * len(labels)
-        for number, shard in enumerate(shards):
-            path = folder / f"{name}-{number:05d}-of-{len(shards):05d}"
-            with path.open("wb") as file:
-                for item in shard:
-                    write_record(file, item if isinstance(item, bytes) else encode_example(item))
-                    if isinstance(item, ImageRecord) and 1 <= item.label <= len(labels):
-                        per_label[label_to_class(item.label)] += 1
-            entries.append(Shard(path.name, len(shard), path.stat().st_size, file_sha256(path)))
-        written[name] = Split(tuple(entries), tuple(per_label))
-    manifest = Manifest(tuple(labels), written, {})
-    write_manifest(folder, manifest)
-    return manifest
+    return read_manifest(write_shards(folder, splits, labels))
 
 
 @pytest.fixture
@@ -124,9 +101,7 @@ IMAGE = Image.new("RGB", (20, 12), (200, 30, 60))
 
 
 def encoded_as(image_format: str, image: Image.Image = IMAGE, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
+    return encoded(image, image_format, **options)
 
 
 def test_valid_data_has_no_findings(valid_dataset, tmp_path):

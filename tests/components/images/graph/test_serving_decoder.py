@@ -12,15 +12,8 @@ from imgpipe.components.images.checking import ImageError
 from imgpipe.components.images.graph.serving_decoder import decode_image_file
 from imgpipe.components.images.graph.training_decoder import decode_image
 from imgpipe.components.images.preparation import prepare_image
-from tests.components.images.image_files import (
-    EQUAL,
-    NOT_AVAILABLE,
-    REAL,
-    ROTATED,
-    encoded,
-    picture,
-    run_length_bmp,
-)
+from tests.components.images.image_files import EQUAL, NOT_AVAILABLE, REAL, ROTATED, picture, run_length_bmp
+from tests.components.records import encoded
 
 SMALL = [path for path in REAL if path.stat().st_size < 700_000]
 SIZE = 32

@@ -8,6 +8,7 @@ from imgpipe.components.common.tf_import import tf
 from imgpipe.components.images.graph.serving_decoder import decode_image_file
 from imgpipe.components.images.graph.training_decoder import decode_image, scale_to_square
 from imgpipe.components.images.resize_modes import CROP, LETTERBOX, STRETCH
+from tests.components.records import encoded as saved
 
 SIZE = 40
 
@@ -19,12 +20,6 @@ def picture():
     red = 127 + 120 * np.sin(rows / 9)
     green = np.where(columns > SIZE // 2, 220, 30)
     return np.stack([red, green, 3 * rows + 2 * columns], axis=-1).astype(np.uint8)
-
-
-def saved(image, image_format, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
 
 
 def decoded(encoded, size=SIZE):
