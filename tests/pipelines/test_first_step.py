@@ -25,14 +25,6 @@ KATIB = {"tune_engine": "katib", "tune": "max_steps=1,2", "job_dir": "gs://photo
 
 
 @pytest.fixture
-def photos(tmp_path):
-    for label in ("daisy", "tulips"):
-        (tmp_path / "photos" / label).mkdir(parents=True)
-        (tmp_path / "photos" / label / "1.jpg").write_bytes(b"")
-    return tmp_path / "photos"
-
-
-@pytest.fixture
 def start(tmp_path, photos, capsys, monkeypatch):
     """``start(target, pipeline, **values)`` runs a compiled first step with a form's values, as KFP does.
 

@@ -245,16 +245,13 @@ def test_wrong_settings_are_named(settings, problem, remedy):
 
 
 @pytest.fixture
-def start(tmp_path, capsys, monkeypatch):
+def start(tmp_path, photos, capsys, monkeypatch):
     """``start(name, **values)`` runs the first step of a form as KFP does; returns its events and outputs."""
     monkeypatch.setenv("IMGPIPE_LOG_FORMAT", "json")
-    for label in ("daisy", "tulips"):
-        (tmp_path / "photos" / label).mkdir(parents=True)
-        (tmp_path / "photos" / label / "1.jpg").write_bytes(b"")
 
     def run(name, **values):
         spec = form_of(name)
-        inputs = inputs_of(spec, "prepare", {"images": str(tmp_path / "photos"), **values})
+        inputs = inputs_of(spec, "prepare", {"images": str(photos), **values})
         status = 0
         try:
             execute(spec, "prepare", inputs, tmp_path)

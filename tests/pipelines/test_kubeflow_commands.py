@@ -1,6 +1,5 @@
 """The command line on Kubeflow: KFP's client against a server that runs steps as processes."""
 
-import functools
 import json
 import re
 import subprocess
@@ -17,30 +16,12 @@ from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.katib_arguments import KatibArguments
 from imgpipe.components.tune.search_space import read_request
 from imgpipe.pipelines.cli import imgpipe
-from tests.command_line import IMGPIPE, run_on_kubeflow
+from tests.command_line import IMGPIPE
 from tests.servers.configs import TPU_CONFIG, TUNING_CONFIG
-from tests.servers.kubeflow import start_kubeflow_server, use_kubeconfig
+from tests.servers.kubeflow import start_kubeflow_server
 from tests.servers.kubeflow_workflow import Pod, WorkflowState
 
 ARGUMENTS = ["--images=gs://bucket/flowers", "--max_steps=5"]
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    with start_kubeflow_server(tmp_path / "cluster") as started:
-        use_kubeconfig(monkeypatch, tmp_path, started)
-        yield started
-
-
-@pytest.fixture
-def run(server, monkeypatch, tmp_path):
-    """``run("describe", "x")`` runs a command in this process against the server."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("imgpipe.pipelines.targets.kubeflow_logs._POLL_SECONDS", 0.1)
-    monkeypatch.setattr("imgpipe.components.platforms.submission.SETTLE_SECONDS", 0)
-    monkeypatch.setattr("imgpipe.components.platforms.polling.RETRY_SECONDS", 1)
-
-    return functools.partial(run_on_kubeflow, server.address)
 
 
 def submit(run, *options, arguments=ARGUMENTS):

@@ -3,7 +3,6 @@
 The sources are those of kubeflow/pipelines 2.17, below backend/src/apiserver.
 """
 
-import functools
 import json
 
 import pytest
@@ -11,24 +10,9 @@ import pytest
 from imgpipe.components.common.image_name import check_image
 from imgpipe.pipelines import images
 from imgpipe.pipelines.cron import check_cron
-from tests.command_line import run_on_kubeflow
 from tests.servers import kubeflow_rules
-from tests.servers.kubeflow import start_kubeflow_server
 
 ARGUMENTS = ["--images=gs://bucket/flowers", "--max_steps=5"]
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    monkeypatch.setattr("imgpipe.components.platforms.submission.SETTLE_SECONDS", 0)
-    monkeypatch.setattr("imgpipe.components.platforms.polling.RETRY_SECONDS", 1)
-    with start_kubeflow_server(tmp_path / "cluster") as started:
-        yield started
-
-
-@pytest.fixture
-def run(server):
-    return functools.partial(run_on_kubeflow, server.address)
 
 
 def submit(run, *options):

@@ -1,7 +1,6 @@
 """describe, list, stream-logs and cancel on Kubeflow: what a run's Workflow and its logs say."""
 
 import base64
-import functools
 import gzip
 import json
 
@@ -12,8 +11,6 @@ from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.common.log import LOG_FORMAT_VARIABLE, log_event, log_result
 from imgpipe.components.common.step import log_error
 from imgpipe.pipelines.cli import imgpipe
-from tests.command_line import run_on_kubeflow
-from tests.servers.kubeflow import start_kubeflow_server, use_kubeconfig
 from tests.servers.kubeflow_workflow import Pod, WorkflowState
 
 ORDER = ["prepare", "convert", "validate", "train", "evaluate", "publish"]
@@ -21,21 +18,11 @@ NOISE = "I1128 09:00:00.000000 17 launcher_v2.go:151] input\n[KFP Executor 2026-
 
 
 @pytest.fixture
-def server(tmp_path, monkeypatch):
-    monkeypatch.setattr("imgpipe.pipelines.targets.kubeflow_logs._POLL_SECONDS", 0.1)
+def run(run, monkeypatch):
     monkeypatch.delenv(LOG_FORMAT_VARIABLE, raising=False)
-    with start_kubeflow_server(tmp_path / "cluster") as started:
-        use_kubeconfig(monkeypatch, tmp_path, started)
-        yield started
-
-
-@pytest.fixture
-def run(server):
-    run_in_process = functools.partial(run_on_kubeflow, server.address)
-
-    result = run_in_process("submit", "job_1", "--no-check", "--", "--images=gs://bucket/flowers")
+    result = run("submit", "job_1", "--no-check", "--", "--images=gs://bucket/flowers")
     assert result.exit_code == 0, result.output
-    return run_in_process
+    return run
 
 
 @pytest.fixture
