@@ -24,21 +24,6 @@ class _LabelRow:
 
 
 @dataclass(frozen=True)
-class _Imbalance:
-    """The labels with the most and the fewest training images, of those that have any."""
-
-    common: str
-    largest: int
-    rare: str
-    smallest: int
-
-    @property
-    def ratio(self) -> float:
-        """How many times as many images the more common label has."""
-        return self.largest / self.smallest
-
-
-@dataclass(frozen=True)
 class _Kind:
     """The findings of one kind that the page shows, and the number of all of them."""
 
@@ -56,6 +41,9 @@ def validation_report(findings: Findings) -> str:
         examples=in_usual_order(findings.examples),
     )
     rows = _label_rows(findings)
+    # The labels with training images, the rarest first.
+    images_and_labels = zip(findings.counts.get(TRAIN, ()), manifest.labels, strict=False)
+    trained = sorted((images, label) for images, label in images_and_labels if images)
     reencoded = manifest.made_by.get("reencoded") or ()
     return render(
         "validation.html",
@@ -70,7 +58,7 @@ def validation_report(findings: Findings) -> str:
         rows=_shown_rows(rows),
         all_labels=len(rows),
         largest=[max(numbers, default=0) for numbers in findings.counts.values()],
-        imbalance=_imbalance(findings),
+        imbalance=(trained[0], trained[-1]) if len(trained) > 1 else None,
         reencoded=[(str(entry.get("path", "")), str(entry.get("reason", ""))) for entry in reencoded][
             :_MAX_REENCODED_SHOWN
         ],
@@ -89,15 +77,6 @@ def _label_rows(findings: Findings) -> list[_LabelRow]:
     counts = zip(*findings.counts.values(), strict=True) if findings.counts else [()] * len(labels)
     rows = [_LabelRow(*row) for row in zip(labels, counts, findings.samples, strict=True)]
     return sorted(rows, key=lambda row: row.images[:1])
-
-
-def _imbalance(findings: Findings) -> _Imbalance | None:
-    train = zip(findings.counts.get(TRAIN, ()), findings.manifest.labels, strict=False)
-    present = [(images, label) for images, label in train if images]
-    if len(present) < 2:
-        return None
-    (smallest, rare), (largest, common) = min(present), max(present)
-    return _Imbalance(common, largest, rare, smallest)
 
 
 def _shown_rows(rows: Sequence[_LabelRow]) -> Sequence[_LabelRow]:
