@@ -1,7 +1,6 @@
 """The folders that are mounted into the steps' containers, and parameters with paths that are valid there."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +9,10 @@ from imgpipe.components.preflight.path_arguments import INPUT_KINDS, WILDCARD, p
 from imgpipe.components.storage import LocalLocation, parse_location
 
 
-@dataclass(frozen=True)
-class ContainerMounts:
-    """Folders of this machine that have the same path in the containers.
-
-    Attributes:
-        read_only: Mounted read-only.
-        writable: Mounted read-write.
-    """
-
-    read_only: tuple[str, ...]
-    writable: tuple[str, ...]
-
-
 def mounts_for(
     parameters: Mapping[str, Any], further: tuple[str, ...] = ()
-) -> tuple[dict[str, Any], ContainerMounts]:
-    """Returns a pipeline's parameters with absolute local paths, and the mounts that these paths need.
+) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
+    """Returns a pipeline's parameters with absolute local paths, and the folders that these paths need.
 
     A folder is mounted itself. For a file, its folder is mounted, because the paths in a list of images are
     relative to that folder. ``gs://`` paths do not change.
@@ -34,6 +20,9 @@ def mounts_for(
     Args:
         parameters: The pipeline's parameters.
         further: More folders to mount read-only, e.g. for images that a list names by absolute path.
+
+    Returns:
+        The parameters, the folders that are only read, and those that are written.
     """
     absolute = dict(parameters)
     read = [Path(path).expanduser().absolute() for path in further]
@@ -50,7 +39,7 @@ def mounts_for(
             read += [_folder_of(path) for path in local]
     # Folders in a writable folder are mounted with it, e.g. the sample in the run's folder.
     outside = [path for path in read if not any(path.is_relative_to(folder) for folder in written)]
-    return absolute, ContainerMounts(_outermost(outside), _outermost(written))
+    return absolute, _outermost(outside), _outermost(written)
 
 
 def _folder_of(path: Path) -> Path:

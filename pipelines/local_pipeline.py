@@ -404,15 +404,17 @@ def _in_containers(
             f"deploy_target={target}: the containers of --runner docker have no client for it",
             remedy="omit --runner, or submit the pipeline to Kubeflow or Vertex AI",
         )
-    absolute, mounts = mounts_for(parameters, options.mounts)
-    missing = [folder for folder in mounts.read_only if not Path(folder).is_dir()]
+    absolute, read_only, writable = mounts_for(parameters, options.mounts)
+    missing = [folder for folder in read_only if not Path(folder).is_dir()]
     if missing:
         raise MissingInputError(
             f"the folder to mount does not exist: {missing[0]!r}", remedy="check the path"
         )
     text = pipeline.file.read_text(encoding="utf-8")
     check_engine({line.split()[1] for line in text.splitlines() if line.strip().startswith("image: ")})
-    return absolute, ContainerSettings(mounts, options.network, container_user(), str(parameters["job_dir"]))
+    return absolute, ContainerSettings(
+        read_only, writable, options.network, container_user(), str(parameters["job_dir"])
+    )
 
 
 def _check_not_empty(given: Mapping[str, Any]) -> None:

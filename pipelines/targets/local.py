@@ -110,7 +110,7 @@ def main() -> None:
     With ``"containers": {...}``, the fields of ``ContainerSettings``, steps run in containers.
     """
     request = json.load(sys.stdin)
-    containers = ContainerSettings.from_json(request["containers"]) if request.get("containers") else None
+    containers = ContainerSettings(**request["containers"]) if request.get("containers") else None
     try:
         # Step processes get the signal themselves; containers belong to the engine and do not.
         with stopped_by_signal() if containers else nullcontext():

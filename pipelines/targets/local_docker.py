@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import Any, NoReturn
 
 from imgpipe.components.common.errors import MissingInputError, UnavailableError
 from imgpipe.components.common.log import JSON, LOG_FORMAT_VARIABLE
-from imgpipe.pipelines.container_mounts import ContainerMounts
 
 _NOBODY_ID = 65534
 # A training has this time to end its running step and to write a checkpoint before it is killed.
@@ -33,22 +32,18 @@ class ContainerSettings:
     """How the steps' containers run.
 
     Attributes:
-        mounts: The folders of this machine that they see.
+        read_only: The folders of this machine that they may read, at the same path.
+        writable: Those that they may write.
         network: ``none``, or a Docker network, for data in Cloud Storage.
         user: Numeric ids of the user and the group.
         job_dir: The run's folder; the containers are labeled with it.
     """
 
-    mounts: ContainerMounts
+    read_only: Sequence[str]
+    writable: Sequence[str]
     network: str = "none"
     user: tuple[int, int] = (_NOBODY_ID, _NOBODY_ID)
     job_dir: str = ""
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "ContainerSettings":
-        """Returns the settings from the JSON of ``dataclasses.asdict``."""
-        mounts = ContainerMounts(**{name: tuple(folders) for name, folders in values["mounts"].items()})
-        return cls(mounts, values["network"], tuple(values["user"]), values["job_dir"])
 
 
 def container_user() -> tuple[int, int]:
@@ -87,7 +82,7 @@ def make_writable_folders(settings: ContainerSettings, job_dir: Path) -> None:
 
     An existing folder that is not empty keeps its owner, except for the run's own folder.
     """
-    for folder in map(Path, settings.mounts.writable):
+    for folder in map(Path, settings.writable):
         folder.mkdir(parents=True, exist_ok=True)
         if folder == job_dir or not any(folder.iterdir()):
             create_for_user(folder, settings)
@@ -113,7 +108,7 @@ def docker_runner(settings: ContainerSettings) -> Any:
     docker_task_handler.run_docker_container = run_container
     mounts = [
         Mount(folder, folder, type="bind", read_only=read_only)
-        for folders, read_only in ((settings.mounts.read_only, True), (settings.mounts.writable, False))
+        for folders, read_only in ((settings.read_only, True), (settings.writable, False))
         for folder in folders
     ]
     return local.DockerRunner(

@@ -12,7 +12,6 @@ from kfp import compiler, dsl
 
 from containers.docker import docker as docker_command
 from imgpipe.components.common.dataset import read_manifest
-from imgpipe.pipelines.container_mounts import ContainerMounts
 from imgpipe.pipelines.targets.local import run as run_pipeline
 from imgpipe.pipelines.targets.local_docker import JOB_DIR_LABEL, ContainerSettings, run_container
 from tests.command_line import IMGPIPE
@@ -47,7 +46,7 @@ def containers_of(job_dir):
 def settings(tmp_path):
     (tmp_path / "seen").mkdir()
     (tmp_path / "seen" / "file").write_text("seen")
-    return ContainerSettings(ContainerMounts((str(tmp_path / "seen"),), ()), job_dir=str(tmp_path))
+    return ContainerSettings([str(tmp_path / "seen")], [], job_dir=str(tmp_path))
 
 
 def test_every_container_that_fails_immediately_is_a_failure(images, settings, tmp_path, capfd):

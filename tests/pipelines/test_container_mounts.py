@@ -6,26 +6,26 @@ from imgpipe.pipelines.container_mounts import mounts_for
 def test_the_folder_of_a_list_is_mounted(tmp_path):
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "train.csv").write_text("a.png,a\n")
-    _, mounts = mounts_for({"train_csv": str(tmp_path / "lists" / "train.csv")})
-    assert mounts.read_only == (str(tmp_path / "lists"),)
-    assert mounts.writable == ()
+    _, read_only, writable = mounts_for({"train_csv": str(tmp_path / "lists" / "train.csv")})
+    assert read_only == (str(tmp_path / "lists"),)
+    assert writable == ()
 
 
 def test_relative_paths_become_absolute_and_other_values_do_not_change(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     given = {"images": "photos", "train_csv": "gs://bucket/train.csv", "champion": "auto", "max_steps": 3}
-    absolute, mounts = mounts_for({**given, "validation_csv": ""})
+    absolute, read_only, _ = mounts_for({**given, "validation_csv": ""})
     assert absolute == {**given, "images": str(tmp_path / "photos"), "validation_csv": ""}
-    assert mounts.read_only == (str(tmp_path / "photos"),)
+    assert read_only == (str(tmp_path / "photos"),)
 
 
 def test_the_folder_above_the_wildcards_of_a_pattern_is_mounted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a").mkdir()
-    absolute, mounts = mounts_for({"training_data_path": "a/train-*, b/*/train-[1-9]"})
+    absolute, read_only, _ = mounts_for({"training_data_path": "a/train-*, b/*/train-[1-9]"})
     assert absolute["training_data_path"] == f"{tmp_path}/a/train-*,{tmp_path}/b/*/train-[1-9]"
-    assert mounts.read_only == (f"{tmp_path}/a", f"{tmp_path}/b")
+    assert read_only == (f"{tmp_path}/a", f"{tmp_path}/b")
 
 
 def test_a_folder_inside_another_mount_is_not_mounted_again(tmp_path):
@@ -37,6 +37,6 @@ def test_a_folder_inside_another_mount_is_not_mounted_again(tmp_path):
         "champion": str(tmp_path / "photos" / "model"),
         "deploy_dir": str(tmp_path / "serving"),
     }
-    _, mounts = mounts_for(parameters, (str(tmp_path / "more"),))
-    assert mounts.read_only == (str(tmp_path / "more"), str(tmp_path / "photos"))
-    assert mounts.writable == (str(job), str(tmp_path / "serving"))
+    _, read_only, writable = mounts_for(parameters, (str(tmp_path / "more"),))
+    assert read_only == (str(tmp_path / "more"), str(tmp_path / "photos"))
+    assert writable == (str(job), str(tmp_path / "serving"))
