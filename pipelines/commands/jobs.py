@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -16,6 +15,7 @@ from imgpipe.pipelines.commands.output import (
     notice,
     show_many,
     show_one,
+    show_rows,
 )
 from imgpipe.pipelines.commands.target_options import Jobs, TargetOptions, jobs_of, target_options
 from imgpipe.pipelines.targets.jobs import ENDED, Job
@@ -76,38 +76,26 @@ def list_(target: TargetOptions, limit: int, expression: str, output_format: str
         )
     jobs = jobs_of(target).list_jobs(limit)
     if target.name == "local" and output_format == "table":
-        columns = ("job_id", "state", "created", "accuracy", "data", "arguments")
-        show_many([_ListedRun.of(job) for job in jobs], columns, output_format)
+        columns = ("JOB ID", "STATE", "CREATED", "ACCURACY", "DATA", "ARGUMENTS")
+        show_rows([_listed_run(job) for job in jobs], columns, output_format)
     else:
         namespace = ("namespace",) if any(job.namespace for job in jobs) else ()
         show_many(jobs, ("job_id", *namespace, "kind", "state", "created", "ended"), output_format)
 
 
-@dataclass(frozen=True)
-class _ListedRun:
-    """The row of a run on this machine."""
-
-    job_id: str
-    state: str
-    created: str
-    accuracy: str
-    data: str
-    arguments: str
-
-    @classmethod
-    def of(cls, job: Job) -> "_ListedRun":
-        details = job.details
-        accuracy, arguments = details.get("accuracy"), details.get("arguments", {})
-        # Paths in the current folder are relative, times have no fractions of seconds.
-        data = details.get("data", "").replace(f"{Path.cwd()}/", "")
-        return cls(
-            job.job_id,
-            job.state,
-            job.created[:19],
-            "" if accuracy is None else f"{accuracy:.4f}",
-            data,
-            " ".join(f"{name}={value}" for name, value in arguments.items()),
-        )
+def _listed_run(job: Job) -> list[str]:
+    """Returns the row of a run on this machine."""
+    accuracy = job.details.get("accuracy")
+    arguments = job.details.get("arguments", {})
+    return [
+        job.job_id,
+        job.state,
+        # Times have no fractions of seconds, paths in the current folder are relative.
+        job.created[:19],
+        "" if accuracy is None else f"{accuracy:.4f}",
+        job.details.get("data", "").replace(f"{Path.cwd()}/", ""),
+        " ".join(f"{name}={value}" for name, value in arguments.items()),
+    ]
 
 
 @click.command(
