@@ -10,6 +10,8 @@ from typing import Any
 from imgpipe.components.common.log import parse_event
 from tests.command_line import IMGPIPE
 
+# Photos of five kinds of flowers, which are not in the repository.
+FLOWERS = Path(__file__).parents[3] / "shared" / "data" / "flowers_224"
 SMALL = ["--model-type", "resnet-18", "--weights", "none", "--image-size", "32", "--max-steps", "3"]
 
 

@@ -1,36 +1,27 @@
 """Drift in real photos, with a network trained on ImageNet; takes minutes and runs in `make proof`."""
 
 import io
-import os
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
 from imgpipe.components.common.drift import FALSE_ALARM_RATE, WINDOW, make_sketch
+from tests.end_to_end.runs import FLOWERS
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 NEW_CLASS = "tulips"
 
 
 @pytest.fixture(scope="module")
-def embed(tmp_path_factory):
+def embed(keras_home):
     """``embed(paths, change)`` returns the embeddings of photos, each changed by ``change``."""
-    if not (SHARED / "flowers_224").is_dir():
-        pytest.skip(f"NOT PROVEN: the flower photos are not at {SHARED / 'flowers_224'}")
     from imgpipe.components.common.tf_import import tf
     from imgpipe.components.train.models import build_classifier
 
-    models = tmp_path_factory.mktemp("keras") / "models"
-    models.mkdir()
-    for weights in (SHARED / "pretrained").glob("*.h5"):
-        shutil.copy(weights, models)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("KERAS_HOME", os.fspath(models.parent))
+        patched.setenv("KERAS_HOME", keras_home)
         # Keras reads the environment variable when it is imported.
-        patched.setattr("keras.src.backend.config._KERAS_DIR", os.fspath(models.parent))
+        patched.setattr("keras.src.backend.config._KERAS_DIR", keras_home)
         classifier = build_classifier(
             "mobilenet-v2", num_classes=5, image_size=224, weights="imagenet", seed=0
         )
@@ -54,7 +45,7 @@ def embed(tmp_path_factory):
 
 def photos(count):
     """Returns random photos of both folders: alone, the two have different fractions of daisies."""
-    paths = sorted((SHARED / "flowers_224").rglob("*.jpg"))
+    paths = sorted(FLOWERS.rglob("*.jpg"))
     return [paths[number] for number in np.random.default_rng(0).permutation(len(paths))[:count]]
 
 

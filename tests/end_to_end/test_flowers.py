@@ -2,39 +2,29 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from imgpipe.pipelines.compiled_pipelines import COMPILED, TRAIN
-from tests.end_to_end.runs import run_imgpipe
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+from tests.end_to_end.runs import FLOWERS, run_imgpipe
 
 
 @pytest.fixture(scope="module")
-def flowers_run(tmp_path_factory):
+def flowers_run(keras_home, tmp_path_factory):
     """The whole pipeline on all photos, with a local deployment."""
-    if not (SHARED / "flowers_224").is_dir():
-        pytest.skip(f"NOT PROVEN: the flower photos are not at {SHARED / 'flowers_224'}")
     folder = tmp_path_factory.mktemp("flowers")
-    models = folder / "keras" / "models"
-    models.mkdir(parents=True)
-    for weights in (SHARED / "pretrained").glob("*.h5"):
-        shutil.copy(weights, models)
     flags = [
-        *("--images", os.fspath(SHARED / "flowers_224"), "--model-type", "mobilenet-v2"),
+        *("--images", str(FLOWERS), "--model-type", "mobilenet-v2"),
         # Without a time budget: the steps of the default depend on the load of the machine.
         *("--freeze", "backbone"),
         *("--deploy-target", "local", "--deploy-dir", str(folder / "serving" / "flowers")),
         *("--min-accuracy", "0.8", "--min-class-recall", "0.7"),
     ]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("KERAS_HOME", str(models.parent))
+        patched.setenv("KERAS_HOME", keras_home)
         return run_imgpipe(folder / "job", *flags)
 
 
@@ -50,10 +40,11 @@ def test_a_frozen_mobilenet_reaches_088_on_the_flowers_in_five_minutes(flowers_r
 
 @pytest.mark.proof
 @pytest.mark.timeout(1200)
-def test_the_default_trains_the_flowers_in_ten_minutes_and_says_what_it_decided(flowers_run, tmp_path):
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("KERAS_HOME", str(flowers_run.folder.parent / "keras"))
-        run = run_imgpipe(tmp_path / "job", "--images", os.fspath(SHARED / "flowers_224"))
+def test_the_default_trains_the_flowers_in_ten_minutes_and_says_what_it_decided(
+    flowers_run, keras_home, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("KERAS_HOME", keras_home)
+    run = run_imgpipe(tmp_path / "job", "--images", str(FLOWERS))
     assert run.status == 0, run.shown
     decisions = json.loads((tmp_path / "job" / "model" / "provenance.json").read_text())["decisions"]
     print(run.summary["top_1_accuracy"], run.summary["seconds"], decisions)
@@ -64,23 +55,21 @@ def test_the_default_trains_the_flowers_in_ten_minutes_and_says_what_it_decided(
 
 @pytest.mark.proof
 @pytest.mark.timeout(1800)
-def test_the_kubeflow_form_with_only_the_data_reaches_what_imgpipe_run_reaches(flowers_run, tmp_path):
+def test_the_kubeflow_form_with_only_the_data_reaches_what_imgpipe_run_reaches(
+    flowers_run, keras_home, tmp_path
+):
     """The steps of the Kubeflow pipeline run as processes; a step passes on the settings of the form."""
     request = {
         "pipeline": str(COMPILED / "kubeflow" / f"{TRAIN}.yaml"),
-        "parameters": {
-            "images": os.fspath(SHARED / "flowers_224"),
-            "settings": {"freeze": "backbone"},
-        },
+        "parameters": {"images": str(FLOWERS), "settings": {"freeze": "backbone"}},
         "artifacts": str(tmp_path / "artifacts"),
     }
-    keras = flowers_run.folder.parent / "keras"
     result = subprocess.run(
         [sys.executable, "-m", "imgpipe.pipelines.targets.local"],
         input=json.dumps(request),
         capture_output=True,
         text=True,
-        env={**os.environ, "KERAS_HOME": str(keras)},
+        env={**os.environ, "KERAS_HOME": keras_home},
         check=False,
     )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]

@@ -2,42 +2,35 @@
 
 import json
 import os
-import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from tests.command_line import IMGPIPE
+from tests.end_to_end.runs import FLOWERS
 from tests.servers.configs import TUNING_CONFIG
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 VARIABLES = "variables/variables.data-00000-of-00001"
 
 
 @pytest.mark.proof
 @pytest.mark.timeout(1500)
-def test_the_original_config_tunes_a_frozen_mobilenet_on_the_flowers_and_ends_with_the_best_model(tmp_path):
-    photos = SHARED / "flowers_224"
-    if not photos.is_dir():
-        pytest.skip(f"NOT PROVEN: the flower photos are not at {photos}")
-    models = tmp_path / "keras" / "models"
-    models.mkdir(parents=True)
-    for weights in (SHARED / "pretrained").glob("*.h5"):
-        shutil.copy(weights, models)
+def test_the_original_config_tunes_a_frozen_mobilenet_on_the_flowers_and_ends_with_the_best_model(
+    keras_home, tmp_path
+):
     # `imgpipe tune` ignores the machines in the config.
     (tmp_path / "config.yaml").write_text(TUNING_CONFIG)
     result = subprocess.run(
         [
             *(IMGPIPE, "tune", "--config", "config.yaml", "--job-dir", "tuned", "--format", "json"),
-            *("--images", os.fspath(photos), "--model-type", "mobilenet-v2", "--max-steps", "200"),
+            *("--images", str(FLOWERS), "--model-type", "mobilenet-v2", "--max-steps", "200"),
             *("--train-steps-per-eval", "20"),
         ],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "KERAS_HOME": str(models.parent)},
+        env={**os.environ, "KERAS_HOME": keras_home},
     )
     assert result.returncode == 0, result.stderr[-3000:]
     output = json.loads((tmp_path / "tuned" / "trials.json").read_text())
