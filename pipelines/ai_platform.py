@@ -17,7 +17,7 @@ from typing import Any
 
 from imgpipe.components.common.arguments import flat_fields, from_values, parse_command_line
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.common.hyperparameters import Hyperparameters, check_tuned_arguments
+from imgpipe.components.common.hyperparameters import check_tuned_arguments
 from imgpipe.components.common.image_name import check_image
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.export.arguments import ExportArguments
@@ -136,26 +136,6 @@ class TrainingJob:
     config: TrainingInput
     strategy: str = STANDARD
     notices: tuple[str, ...] = ()
-
-    @property
-    def hyperparameters(self) -> Hyperparameters | None:
-        """The search space; None if nothing is tuned."""
-        return self.config.hyperparameters
-
-
-@dataclass(frozen=True)
-class VertexRequest:
-    """A request to Vertex AI.
-
-    Attributes:
-        kind: ``CustomJob`` or ``HyperparameterTuningJob``.
-        region: The region of the job.
-        body: The resource in the JSON form of Vertex AI's REST API.
-    """
-
-    kind: str
-    region: str
-    body: Mapping[str, Any]
 
 
 @dataclass
@@ -284,8 +264,10 @@ def check_job_id(job_id: str, what: str = "the job id") -> None:
         )
 
 
-def vertex_request(job: TrainingJob, image_of: Callable[[Machine], str]) -> VertexRequest:
-    """Returns the request for a CustomJob, or for a HyperparameterTuningJob if something is tuned.
+def vertex_request(job: TrainingJob, image_of: Callable[[Machine], str]) -> tuple[str, dict[str, Any]]:
+    """Returns ``CustomJob``, or ``HyperparameterTuningJob`` if something is tuned, and the request's body.
+
+    The body is the resource in the JSON form of Vertex AI's REST API.
 
     Args:
         job: Result of ``plan_job``.
@@ -303,7 +285,7 @@ def vertex_request(job: TrainingJob, image_of: Callable[[Machine], str]) -> Vert
                 **pool_spec,
                 "containerSpec": container_spec(
                     pool.config.image_uri or image_of(pool.machine),
-                    pool.config.command or ["python", "-m", _MODULE[job.hyperparameters is not None]],
+                    pool.config.command or ["python", "-m", _MODULE[config.hyperparameters is not None]],
                     [*pool.config.arguments, *job.args],
                     pool_spec["machineSpec"],
                     job.job_id,
@@ -324,10 +306,9 @@ def vertex_request(job: TrainingJob, image_of: Callable[[Machine], str]) -> Vert
         "labels": config.labels,
         "encryption_key": config.kms_key_name,
     }
-    if job.hyperparameters is None:
-        return VertexRequest("CustomJob", config.region, custom_job(job.job_id, spec, **labels_and_key))
-    body = tuning_job(job.job_id, spec, job.hyperparameters, **labels_and_key)
-    return VertexRequest("HyperparameterTuningJob", config.region, body)
+    if config.hyperparameters is None:
+        return "CustomJob", custom_job(job.job_id, spec, **labels_and_key)
+    return "HyperparameterTuningJob", tuning_job(job.job_id, spec, config.hyperparameters, **labels_and_key)
 
 
 def check_config_region(config: TrainingInput) -> None:
@@ -434,7 +415,7 @@ def pipeline_parameters(
                 f"{config.name('serviceAccount')}={config.service_account} for the trials",
                 "they need a Kubernetes service account; --service-account accepts its name",
             )
-    elif job.hyperparameters and "tune_engine" not in target_inputs:
+    elif config.hyperparameters and "tune_engine" not in target_inputs:
         notices.texts.append(
             "the trials run in the tune step's pod; with a gs:// --job-dir, Katib runs each in its own pod"
         )
@@ -451,7 +432,7 @@ def pipeline_parameters(
 
 def _uses_katib(job: TrainingJob, target_inputs: Mapping[str, Any]) -> bool:
     """Returns whether Katib runs the trials: by default, if job_dir is in a bucket that all pods can read."""
-    if not job.hyperparameters:
+    if not job.config.hyperparameters:
         return False
     job_dir = str(job.values.get("job_dir", ""))
     engine = target_inputs.get("tune_engine", LOCAL if is_local(job_dir) else KATIB)
@@ -460,9 +441,9 @@ def _uses_katib(job: TrainingJob, target_inputs: Mapping[str, Any]) -> bool:
 
 def _tuning_parameters(job: TrainingJob) -> dict[str, Any]:
     """Returns the search space as input of the tuning pipeline; nothing if nothing is tuned."""
-    if job.hyperparameters is None:
+    if job.config.hyperparameters is None:
         return {}
-    block = {"hyperparameters": json.dumps(job.hyperparameters.block)}
+    block = {"hyperparameters": json.dumps(job.config.hyperparameters.block)}
     return {**block, **largest_batch_size(read_request(from_values(TuneArguments, {**job.values, **block})))}
 
 

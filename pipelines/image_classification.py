@@ -55,7 +55,6 @@ class Trainer:
 
     Attributes:
         function: The component function; on every target it replaces train.
-        arguments: Its arguments dataclasses.
         name: The pipeline's name.
         description: The pipeline's description.
         inputs: The pipeline's arguments dataclasses.
@@ -63,7 +62,6 @@ class Trainer:
     """
 
     function: Callable[..., Any]
-    arguments: tuple[type[Any], ...]
     name: str
     description: str
     inputs: tuple[type[Any], ...]
@@ -72,7 +70,6 @@ class Trainer:
 
 _TRAIN = Trainer(
     train,
-    (TrainingArguments,),
     "image-classification",
     "Labeled images in, the most accurate SavedModel out: converts and checks the images, trains, "
     "evaluates, publishes the model if a new process gets the evaluation's predictions from it, and "
@@ -81,7 +78,6 @@ _TRAIN = Trainer(
 )
 _TUNE = Trainer(
     tune,
-    (TuneArguments, TrainingArguments),
     "image-classification-tune",
     "Labeled images in, the most accurate SavedModel of many trials out: converts and checks the images, "
     "searches values of training arguments, stops unpromising trials, evaluates the best model, publishes it "
@@ -90,7 +86,6 @@ _TUNE = Trainer(
 )
 _RETRAIN = Trainer(
     train,
-    (TrainingArguments,),
     "image-classification-retrain",
     "Labeled images and the serving model in, a better SavedModel out: converts and checks the images, "
     "continues training from the serving model's weights, evaluates both models on the same images, "
@@ -153,7 +148,8 @@ def image_classification(
             converted = task(convert, **data).after(prepared)
         dataset = converted.outputs["dataset"]
         validated = task(validate, dataset=dataset, **select_fields(inputs, ValidateArguments))
-        settings = select_fields(inputs, *trainer.arguments)
+        # Only the pipeline with trials has inputs of TuneArguments.
+        settings = select_fields(inputs, TuneArguments, TrainingArguments)
         if trainer.from_serving_model and prepared is not None:
             settings["pretrained_checkpoint_path"] = prepared.outputs["initial_model"]
         trained = task(trainer.function, dataset=dataset, **settings).after(validated)

@@ -209,7 +209,6 @@ def prepare_run(
     check_arguments(pipeline.name, "local", parameters)
     settings = RunSettings(
         pipeline.command,
-        str(parameters["recipe"]),
         {name: value for name, value in absolute_paths(given).items() if name != "job_dir"},
         absolute_paths(parameters),
         dataclasses.asdict(containers) if containers else None,

@@ -156,50 +156,42 @@ _V6E_MACHINES = ("ct6e-standard-1t", "ct6e-standard-4t", "ct6e-standard-8t")
 MACHINE_TYPES: tuple[str, ...] = (*_SHAPES, TPU_MACHINE, *_V5E_TOPOLOGIES)
 
 
-@dataclass(frozen=True)
-class _LegacyMachine:
-    """A machine type of AI Platform Training.
-
-    Attributes:
-        was: The machine on AI Platform.
-        today: Its replacement on Vertex AI; None if the machine still exists.
-    """
-
-    was: Machine
-    today: Machine | None = None
-
-
 def _gpu(machine_type: str, model: str, count: int) -> Machine:
     return Machine(machine_type, f"NVIDIA_TESLA_{model}", count)
 
 
 _TPU_V2_DEVICE = Machine(TPU_MACHINE, "TPU_V2", 8)
-_LEGACY: Mapping[str, _LegacyMachine] = MappingProxyType(
+# The machine types of AI Platform Training.
+_LEGACY: Mapping[str, Machine] = MappingProxyType(
     {
-        "standard": _LegacyMachine(Machine("n1-standard-4")),
-        "large_model": _LegacyMachine(Machine("n1-highmem-8")),
-        # Vertex AI has no n1-highcpu-8.
-        "complex_model_s": _LegacyMachine(Machine("n1-highcpu-8"), Machine("n1-highcpu-16")),
-        "complex_model_m": _LegacyMachine(Machine("n1-highcpu-16")),
-        "complex_model_l": _LegacyMachine(Machine("n1-highcpu-32")),
-        "standard_gpu": _LegacyMachine(_gpu("n1-standard-8", "K80", 1), _gpu("n1-standard-8", "T4", 1)),
-        "complex_model_m_gpu": _LegacyMachine(
-            _gpu("n1-standard-16", "K80", 4), _gpu("n1-standard-16", "T4", 4)
-        ),
+        "standard": Machine("n1-standard-4"),
+        "large_model": Machine("n1-highmem-8"),
+        "complex_model_s": Machine("n1-highcpu-8"),
+        "complex_model_m": Machine("n1-highcpu-16"),
+        "complex_model_l": Machine("n1-highcpu-32"),
+        "standard_gpu": _gpu("n1-standard-8", "K80", 1),
+        "complex_model_m_gpu": _gpu("n1-standard-16", "K80", 4),
+        "complex_model_l_gpu": _gpu("n1-standard-32", "K80", 8),
+        "standard_p100": _gpu("n1-standard-8", "P100", 1),
+        "complex_model_m_p100": _gpu("n1-standard-16", "P100", 4),
+        "standard_v100": _gpu("n1-standard-8", "V100", 1),
+        "large_model_v100": _gpu("n1-highmem-8", "V100", 1),
+        "complex_model_m_v100": _gpu("n1-standard-16", "V100", 4),
+        "complex_model_l_v100": _gpu("n1-standard-32", "V100", 8),
+        "TPU_V2": _TPU_V2_DEVICE,
+        "cloud_tpu": _TPU_V2_DEVICE,
+    }
+)
+# What replaces those that Vertex AI does not have.
+_SUCCESSORS: Mapping[str, Machine] = MappingProxyType(
+    {
+        "complex_model_s": Machine("n1-highcpu-16"),
+        "standard_gpu": _gpu("n1-standard-8", "T4", 1),
+        "complex_model_m_gpu": _gpu("n1-standard-16", "T4", 4),
         # A machine has at most 4 T4.
-        "complex_model_l_gpu": _LegacyMachine(
-            _gpu("n1-standard-32", "K80", 8), _gpu("n1-standard-32", "T4", 4)
-        ),
-        "standard_p100": _LegacyMachine(_gpu("n1-standard-8", "P100", 1), _gpu("n1-standard-8", "T4", 1)),
-        "complex_model_m_p100": _LegacyMachine(
-            _gpu("n1-standard-16", "P100", 4), _gpu("n1-standard-16", "T4", 4)
-        ),
-        "standard_v100": _LegacyMachine(_gpu("n1-standard-8", "V100", 1)),
-        "large_model_v100": _LegacyMachine(_gpu("n1-highmem-8", "V100", 1)),
-        "complex_model_m_v100": _LegacyMachine(_gpu("n1-standard-16", "V100", 4)),
-        "complex_model_l_v100": _LegacyMachine(_gpu("n1-standard-32", "V100", 8)),
-        "TPU_V2": _LegacyMachine(_TPU_V2_DEVICE),
-        "cloud_tpu": _LegacyMachine(_TPU_V2_DEVICE),
+        "complex_model_l_gpu": _gpu("n1-standard-32", "T4", 4),
+        "standard_p100": _gpu("n1-standard-8", "T4", 1),
+        "complex_model_m_p100": _gpu("n1-standard-16", "T4", 4),
     }
 )
 
@@ -356,20 +348,17 @@ def check_pools(machines: Sequence[tuple[Machine, int]]) -> None:
 def _resolve_legacy(name: str, accelerator_type: str, count: int, where: str) -> ResolvedMachine:
     if accelerator_type and name in ("cloud_tpu", "TPU_V2"):
         return ResolvedMachine(_tpu_device(accelerator_type, count, where))
-    legacy = _LEGACY[name]
+    was, today = _LEGACY[name], _SUCCESSORS.get(name)
     if accelerator_type:
         raise InvalidArgumentError(
             f"the legacy machine type {name} does not support an accelerator ({count} {accelerator_type})",
             where=where,
-            remedy=f"remove the accelerator ({name} is {legacy.was}), or use {legacy.was.machine_type}",
+            remedy=f"remove the accelerator ({name} is {was}), or use {was.machine_type}",
         )
-    if legacy.today is None:
-        return ResolvedMachine(legacy.was)
-    reason = _RETIRED.get(legacy.was.accelerator_type, ("", "Vertex AI does not have that machine"))[1]
-    return ResolvedMachine(
-        legacy.today,
-        (f"{_prefix(where)}{name} was {legacy.was}; {legacy.today} is used instead: {reason}",),
-    )
+    if today is None:
+        return ResolvedMachine(was)
+    reason = _RETIRED.get(was.accelerator_type, ("", "Vertex AI does not have that machine"))[1]
+    return ResolvedMachine(today, (f"{_prefix(where)}{name} was {was}; {today} is used instead: {reason}",))
 
 
 def _tpu_device(accelerator_type: str, count: int, where: str) -> Machine:

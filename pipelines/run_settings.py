@@ -26,7 +26,6 @@ class RunSettings:
 
     Attributes:
         command: ``run``, ``run --retrain`` or ``tune``.
-        recipe: The recipe's name.
         arguments: The arguments that the user set, without ``job_dir``; local paths are absolute.
         parameters: These and the recipe's name; all others have the pipeline's defaults.
         containers: The fields of ``ContainerOptions``; None = the steps are processes.
@@ -34,7 +33,6 @@ class RunSettings:
     """
 
     command: str
-    recipe: str
     arguments: Mapping[str, Any]
     parameters: Mapping[str, Any]
     containers: Mapping[str, Any] | None = None

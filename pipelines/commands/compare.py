@@ -70,14 +70,14 @@ def _figures(folder: RunFolder) -> Mapping[str, Any]:
 
 
 def _settings(folder: RunFolder) -> Mapping[str, Any]:
-    """Returns the command, the recipe and all parameters."""
+    """Returns the command and all parameters."""
     settings = read_settings(folder)
     defaults = {name: field.default for name, field in flat_fields(TUNE_PIPELINE_ARGUMENTS).items()}
     defaults.pop("job_dir")
     if settings is None:
-        return {"command": "", "recipe": "", **defaults}
+        return {"command": "", **defaults}
     # The sample's files are in the run's folder.
     parameters = {name: settings.parameters.get(name, default) for name, default in defaults.items()}
     if not settings.data:
         parameters |= dict.fromkeys(DATA_ARGUMENTS, "")
-    return {"command": settings.command, "recipe": settings.recipe, **parameters}
+    return {"command": settings.command, **parameters}

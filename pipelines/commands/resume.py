@@ -54,7 +54,7 @@ def resume(run: str, output_format: str, tune: tuple[str, ...], **flags: Any) ->
         prepared = prepare_run(
             pipeline,
             {
-                "recipe": settings.recipe,
+                "recipe": settings.parameters["recipe"],
                 **settings.arguments,
                 **changes,
                 "job_dir": str(folder.job_dir),

@@ -26,7 +26,6 @@ from imgpipe.components.tune.job_dir import check_local
 from imgpipe.pipelines.ai_platform import (
     JOB_ARGUMENTS,
     TrainingJob,
-    VertexRequest,
     check_config_region,
     ignored_in_pipeline,
     pipeline_parameters,
@@ -71,7 +70,7 @@ class Submission:
         target: ``local``, ``kubeflow`` or ``vertex``.
         images: Names of imgpipe's images.
         notices: What was replaced or is ignored, one sentence each.
-        request: The request of a job on Vertex AI.
+        request: The kind and the body of a job on Vertex AI.
         parameters: The parameters of a pipeline.
         pipeline_root: The artifact folder of a pipeline; may be empty.
         service_account: The run's account; may be empty.
@@ -84,7 +83,7 @@ class Submission:
     target: str
     images: Images
     notices: tuple[str, ...]
-    request: VertexRequest | None = None
+    request: tuple[str, Mapping[str, Any]] | None = None
     parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     pipeline_root: str = ""
     service_account: str = ""
@@ -101,7 +100,7 @@ class Submission:
         """The pipeline's name in ``PIPELINES``."""
         if self.retrain:
             return RETRAIN
-        return TUNE if self.job.hyperparameters else TRAIN
+        return TUNE if self.job.config.hyperparameters else TRAIN
 
     @contextmanager
     def file(self) -> Iterator[Path]:
@@ -133,7 +132,8 @@ class Submission:
     def shown(self) -> dict[str, Any]:
         """Returns the request for ``--dry-run``."""
         if self.request is not None:
-            return {"kind": self.request.kind, "region": self.request.region, **self.request.body}
+            kind, body = self.request
+            return {"kind": kind, "region": self.job.config.region, **body}
         if self.target == "vertex":
             return {"kind": "PipelineJob", **self.shown_pipeline_job()}
         shown = {
@@ -312,7 +312,7 @@ def plan_submission(
         if config.allow_unknown_machine:
             # The client library has names of its own for accelerators: a dry run refuses what it refuses.
             with suppress(ImportError):
-                parse_message(request.kind, request.body)
+                parse_message(*request)
         return dataclasses.replace(submission, request=request)
     notices: tuple[str, ...] = ()
     if target == "vertex":

@@ -116,7 +116,7 @@ def send(jobs: Jobs, submission: Submission) -> tuple[Job, bool]:
         with submission.run_request() as request:
             return jobs.submit(submission.job.job_id, request)
     if submission.request is not None:
-        return jobs.submit(submission.request)
+        return jobs.submit(*submission.request)
     return jobs.submit_pipeline(submission.pipeline_job())
 
 

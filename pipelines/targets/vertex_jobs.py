@@ -40,7 +40,7 @@ from imgpipe.components.platforms.vertex.jobs import (
     start_job,
     state_of,
 )
-from imgpipe.pipelines.ai_platform import VertexRequest, job_label
+from imgpipe.pipelines.ai_platform import job_label
 from imgpipe.pipelines.cron import time_zone
 from imgpipe.pipelines.targets.jobs import ENDED, Job, Schedule, no_such_job, only_schedule, with_same_id
 
@@ -58,14 +58,14 @@ class VertexJobs:
 
     location: VertexLocation
 
-    def submit(self, request: VertexRequest) -> tuple[Job, bool]:
-        """Creates a job unless it exists; returns it, and whether it existed.
+    def submit(self, kind_name: str, body: Mapping[str, Any]) -> tuple[Job, bool]:
+        """Creates a job of a kind, e.g. ``CustomJob``, unless it exists; returns it, and whether it existed.
 
         Raises:
             InvalidArgumentError: if the job id was used for a different request.
             PipelineError: if Vertex AI rejects the request or cannot be reached.
         """
-        return self._start(next(kind for kind in JOB_KINDS if kind.name == request.kind), request.body)
+        return self._start(next(kind for kind in JOB_KINDS if kind.name == kind_name), body)
 
     def submit_pipeline(self, body: Mapping[str, Any]) -> tuple[Job, bool]:
         """Creates a pipeline run unless it exists; see ``submit``."""

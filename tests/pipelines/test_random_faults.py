@@ -23,7 +23,6 @@ from imgpipe.components.platforms.kubeflow.client import KubeflowClient
 from imgpipe.components.platforms.vertex.client import VertexLocation
 from imgpipe.components.platforms.vertex.job_requests import container_spec, custom_job, job_spec, tuning_job
 from imgpipe.components.platforms.vertex.jobs import CUSTOM_JOB, run_job
-from imgpipe.pipelines.ai_platform import VertexRequest
 from imgpipe.pipelines.targets.jobs import ENDED
 from imgpipe.pipelines.targets.kubeflow_jobs import KubeflowJobs
 from imgpipe.pipelines.targets.kubeflow_requests import RunRequest
@@ -154,7 +153,7 @@ class Vertex:
         return VertexJobs(self.location(address))
 
     def submit(self, address, name):
-        self.jobs(address).submit(VertexRequest("CustomJob", "us-central1", self.body(name)))
+        self.jobs(address).submit("CustomJob", self.body(name))
 
     def schedule(self, address, name):
         body = pipeline_job_body(name, {}, self.folder / "vertex.yaml", "gs://b/p", settings={})
@@ -187,7 +186,7 @@ class Vertex:
         request = read_hyperparameters(FieldsReader(SEARCH_SPACE, "", where=""))
         spec = self.body(name)["jobSpec"]
         body = tuning_job(name, spec, request, job_label=name, labels={})
-        self.jobs(address).submit(VertexRequest("HyperparameterTuningJob", "us-central1", body))
+        self.jobs(address).submit("HyperparameterTuningJob", body)
 
     def schedules(self):
         return self.jobs(self.server.address)

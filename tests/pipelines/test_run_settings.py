@@ -35,18 +35,18 @@ def started(job_dir, *, finished=False, **values):
 
 def test_settings_are_read_as_they_were_written(current_folder):
     folder = RunFolder(current_folder)
-    settings = RunSettings("tune", "digits", {"tune": "seed=1,2"}, {"max_steps": 3}, {"network": "none"})
+    settings = RunSettings("tune", {"tune": "seed=1,2"}, {"max_steps": 3}, {"network": "none"})
     settings.write(folder)
     assert read_settings(folder) == settings
 
 
 def test_the_command_line_starts_the_same_run():
     arguments = {"images": "/data/my flowers", "max_steps": 30, "multi_label": True}
-    settings = RunSettings("run --retrain", "digits", arguments, {}, {"network": "none"})
+    settings = RunSettings("run --retrain", arguments, {}, {"network": "none"})
     assert settings.command_line == (
         "imgpipe run --retrain '--images=/data/my flowers' --max-steps=30 --multi-label=true --runner=docker"
     )
-    settings = RunSettings("tune", "digits", {"tune": "seed=1,2; weight_decay=0:1"}, {})
+    settings = RunSettings("tune", {"tune": "seed=1,2; weight_decay=0:1"}, {})
     assert settings.command_line == "imgpipe tune --tune=seed=1,2 --tune=weight_decay=0:1"
 
 
@@ -60,7 +60,7 @@ def test_a_folder_without_settings_has_none(current_folder, text):
 
 def test_the_given_arguments_are_recorded_with_absolute_paths(current_folder):
     settings = read_settings(started("job", train_steps_per_eval=5))
-    assert (settings.command, settings.recipe) == ("run", "from-scratch")
+    assert settings.command == "run"
     assert settings.arguments == {
         "images": str(current_folder / "flowers"),
         "weights": "none",

@@ -22,7 +22,6 @@ from imgpipe.components.platforms.vertex.job_requests import (
     worker_pool_spec,
 )
 from imgpipe.components.platforms.vertex.jobs import CUSTOM_JOB, quoted, run_job, state_of
-from imgpipe.pipelines.ai_platform import VertexRequest
 from imgpipe.pipelines.targets.vertex_jobs import VertexJobs, pipeline_job_body
 from tests.servers.faults import Fault, once, start_fault_proxy
 from tests.servers.vertex import start_vertex_server
@@ -32,13 +31,13 @@ POOL = {
     "containerSpec": container_spec("image", ["true"], [], {}),
 }
 BODY = custom_job("job_1", job_spec([POOL]), job_label="job_1", labels={})
-REQUEST = VertexRequest("CustomJob", "us-central1", BODY)
+REQUEST = ("CustomJob", BODY)
 VERBS = {
     "list": lambda jobs, _: jobs.list_jobs(5),
     "describe": lambda jobs, _: jobs.describe("job_1"),
     "cancel": lambda jobs, _: jobs.cancel("job_1"),
     "stream-logs": lambda jobs, _: list(jobs.logs("job_1", follow=False)),
-    "submit": lambda jobs, _: jobs.submit(REQUEST),
+    "submit": lambda jobs, _: jobs.submit(*REQUEST),
     "schedule create": lambda jobs, body: jobs.create_schedule("nightly", "0 3 * * 1", body),
     "schedule list": lambda jobs, _: jobs.list_schedules(),
 }
@@ -173,7 +172,7 @@ def test_a_lack_of_machines_is_not_a_rate_limit(server, message, error, monkeypa
         (200, {}),
     ]
     with pytest.raises(error, match="Quota exceeded"):
-        jobs_at(server.address).submit(REQUEST)
+        jobs_at(server.address).submit(*REQUEST)
 
 
 BURST = [Fault("status", status=status) for status in (408, 429, 500, 502, 503, 504)]
@@ -260,7 +259,7 @@ def test_another_request_under_the_id_is_refused_and_ends_nothing(server, pipeli
     VERBS["submit"](jobs, pipeline)
     other = custom_job("job_1", job_spec([POOL, POOL]), job_label="job_1", labels={})
     with pytest.raises(InvalidArgumentError, match="used for another request"):
-        jobs.submit(VertexRequest("CustomJob", "us-central1", other))
+        jobs.submit("CustomJob", other)
     [job] = server.created("customJobs")
     assert state_of(job) == "PENDING"
 
