@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations, islice
+from types import SimpleNamespace
+from typing import Any
 
 from imgpipe.components.common.characters import look_alike_key
 from imgpipe.components.common.dataset import Shard, Split
@@ -181,7 +183,8 @@ def scan_shard(location: Location, *, largest_label: int = 0, multi_label: bool 
         MissingInputError: if the file cannot be read.
         InterruptedRunError: if a remote store cannot be reached.
     """
-    content = _HashingWriter()
+    sha256 = hashlib.sha256()
+    hashing_file: Any = SimpleNamespace(write=sha256.update)
     images_per_label: Counter[int] = Counter()
     texts: dict[int, dict[str, int]] = {}
     problems: list[InvalidDataError] = []
@@ -192,7 +195,7 @@ def scan_shard(location: Location, *, largest_label: int = 0, multi_label: bool 
             for number, (offset, data) in enumerate(read_records(path, display_name=str(location))):
                 # The checksums were correct, so this reproduces the bytes in the file: the file is hashed in
                 # the same pass.
-                write_record(content, data)  # type: ignore[arg-type]
+                write_record(hashing_file, data)
                 record_sizes.append(framed_size(len(data)))
                 try:
                     where = f"{location}, record {number}, byte offset {offset}"
@@ -215,7 +218,7 @@ def scan_shard(location: Location, *, largest_label: int = 0, multi_label: bool 
             problems.append(error)
     sizes = encode_record_sizes(record_sizes)
     return ScannedShard(
-        Shard(str(location.absolute()), examples, content.size, content.sha256.hexdigest(), sizes),
+        Shard(str(location.absolute()), examples, sum(record_sizes), sha256.hexdigest(), sizes),
         images_per_label,
         texts,
         tuple(problems),
@@ -261,18 +264,6 @@ def _raise_problems(shards: Sequence[ScannedShard]) -> None:
         f"invalid: {plural(count, 'record')} in {files:,} of {plural(len(shards), 'file')}:{lines}{more}",
         remedy=problems[0].remedy,
     )
-
-
-class _HashingWriter:
-    """A write-only file that keeps only the size and the hash of its content."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self.sha256 = hashlib.sha256()
-
-    def write(self, data: bytes) -> None:
-        self.size += len(data)
-        self.sha256.update(data)
 
 
 def _check_consecutive(shards: Sequence[ScannedShard]) -> None:

@@ -87,14 +87,6 @@ class _Prepared:
     record_size: int
 
 
-@dataclass(frozen=True)
-class _PreparedRows:
-    """A group of rows of one shard: their outcomes, and the concatenated records of the valid ones."""
-
-    records: bytes
-    outcomes: Sequence[_Prepared | Rejection]
-
-
 def _fingerprint(plan: ShardPlan, rules: ImageRules) -> str:
     """Returns a hash that changes when a row of the shard, an image file or a rule changes."""
     rule = (_FORMAT, sorted(rules.label_numbers.items()), rules.max_image_pixels, rules.max_image_bytes)
@@ -189,7 +181,7 @@ def write_shards(
 def _write_shard(
     plan: ShardPlan,
     rules: ImageRules,
-    prepared: Iterator[_PreparedRows],
+    prepared: Iterator[tuple[bytes, Sequence[_Prepared | Rejection]]],
     file: Any,
     on_images: Callable[[int], None],
 ) -> ShardResult:
@@ -200,13 +192,13 @@ def _write_shard(
     record_sizes = array("L")
     rows = size = 0
     while rows < len(plan.rows):
-        group = next(prepared)
-        _write_all(file, group.records)
+        records, outcomes = next(prepared)
+        _write_all(file, records)
         # Hashed here, so that the file is not read again.
-        sha256.update(group.records)
-        size += len(group.records)
-        rows += len(group.outcomes)
-        for outcome in group.outcomes:
+        sha256.update(records)
+        size += len(records)
+        rows += len(outcomes)
+        for outcome in outcomes:
             if isinstance(outcome, Rejection):
                 rejected.append(outcome)
                 continue
@@ -215,7 +207,7 @@ def _write_shard(
                 images_per_label[label] = images_per_label.get(label, 0) + 1
             if outcome.reencoded:
                 reencoded.append({"path": outcome.path, "reason": outcome.reencoded})
-        on_images(len(group.outcomes))
+        on_images(len(outcomes))
     sizes = encode_record_sizes(record_sizes)
     shard = Shard(plan.name, len(record_sizes), size, sha256.hexdigest(), sizes)
     # Last, while the threads already prepare the next shard's images.
@@ -255,11 +247,14 @@ class _ValidImages:
         return image
 
 
-def _prepare_rows(rows: Sequence[Row], rules: ImageRules, valid_images: _ValidImages) -> _PreparedRows:
+def _prepare_rows(
+    rows: Sequence[Row], rules: ImageRules, valid_images: _ValidImages
+) -> tuple[bytes, Sequence[_Prepared | Rejection]]:
+    """Returns the concatenated records of the valid rows, and the outcomes of all."""
     # Joined here, so that the writing thread needs the interpreter lock once per group, not per record.
     parts: list[bytes] = []
     outcomes = [_prepare_row(row, rules, valid_images, parts) for row in rows]
-    return _PreparedRows(b"".join(parts), outcomes)
+    return b"".join(parts), outcomes
 
 
 def _prepare_row(

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from imgpipe.components.common.dataset import TRAIN, in_usual_order
 from imgpipe.components.common.html_page import Thumbnail, render
@@ -12,23 +12,8 @@ from imgpipe.components.validate.findings import ERROR, UNREAD_KINDS, WARNING, F
 _MAX_LABELS_SHOWN = 200
 _MAX_SHOWN_PER_KIND = 100
 _MAX_REENCODED_SHOWN = 200
-
-
-@dataclass(frozen=True)
-class _LabelRow:
-    """A label with its number of images in each split, and thumbnails."""
-
-    label: str
-    images: tuple[int, ...]
-    samples: tuple[Thumbnail, ...]
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """The findings of one kind that the page shows, and the number of all of them."""
-
-    shown: tuple[Finding, ...]
-    count: int
+# A label, its number of images in each split, and thumbnails.
+_LabelRow = tuple[str, tuple[int, ...], tuple[Thumbnail, ...]]
 
 
 def validation_report(findings: Findings) -> str:
@@ -75,8 +60,7 @@ def validation_report(findings: Findings) -> str:
 def _label_rows(findings: Findings) -> list[_LabelRow]:
     labels = findings.manifest.labels
     counts = zip(*findings.counts.values(), strict=True) if findings.counts else [()] * len(labels)
-    rows = [_LabelRow(*row) for row in zip(labels, counts, findings.samples, strict=True)]
-    return sorted(rows, key=lambda row: row.images[:1])
+    return sorted(zip(labels, counts, findings.samples, strict=True), key=lambda row: row[1][:1])
 
 
 def _shown_rows(rows: Sequence[_LabelRow]) -> Sequence[_LabelRow]:
@@ -86,11 +70,9 @@ def _shown_rows(rows: Sequence[_LabelRow]) -> Sequence[_LabelRow]:
     return [*rows[:half], *rows[-half:]]
 
 
-def _kinds(findings: Findings) -> list[_Kind]:
+def _kinds(findings: Findings) -> list[tuple[list[Finding], int]]:
+    """Returns the findings of each kind that the page shows, and the number of all of them."""
     by_kind: dict[str, list[Finding]] = defaultdict(list)
     for finding in findings.findings:
         by_kind[finding.kind].append(finding)
-    return [
-        _Kind(tuple(kind_findings[:_MAX_SHOWN_PER_KIND]), findings.kinds[kind])
-        for kind, kind_findings in by_kind.items()
-    ]
+    return [(found[:_MAX_SHOWN_PER_KIND], findings.kinds[kind]) for kind, found in by_kind.items()]

@@ -1,10 +1,8 @@
 """predict: a model's predictions for a few images, as a table, or for many, as files."""
 
 import csv
-import dataclasses
 import json
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -21,7 +19,7 @@ from imgpipe.components.common.errors import (
 from imgpipe.components.common.plural import plural
 from imgpipe.components.storage import is_local, local_path
 from imgpipe.pipelines.commands.grouped_options import RUNNING, ArgumentCommand, argument_options, option
-from imgpipe.pipelines.commands.output import show_many
+from imgpipe.pipelines.commands.output import show_rows
 from imgpipe.pipelines.commands.run import exit_with_error, given_values
 from imgpipe.pipelines.local_step import run_step
 from imgpipe.pipelines.run_display import RunDisplay
@@ -29,19 +27,7 @@ from imgpipe.pipelines.run_display import RunDisplay
 _TABLE, _CSV, _JSON = "table", "csv", "json"
 # Arguments of the many images, which FILES replaces.
 _MANY = ("images", "image_list", "records", "output_dir")
-
-
-@dataclass(frozen=True)
-class FilePrediction:
-    """The prediction for one file; with an error, label and probability are empty.
-
-    The probability is a number, or text with four digits in a table.
-    """
-
-    file: str
-    label: str = ""
-    probability: float | str = ""
-    error: str = ""
+_COLUMNS = ("file", "label", "probability", "error")
 
 
 @click.command(cls=ArgumentCommand, short_help="Predict images.")
@@ -117,36 +103,34 @@ def _predict_files(
         from imgpipe import load
 
         model = load(arguments.model)
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for file in files:
         try:
             found = model.predict(file)
         except PipelineError as error:
-            rows.append(FilePrediction(file, error=error.problem))
+            rows.append((file, "", "", error.problem))
         else:
-            rows.append(FilePrediction(file, found.label, found.probability))
+            rows.append((file, found.label, found.probability, ""))
     if output_format == _JSON:
         values = [
-            {name: value for name, value in dataclasses.asdict(row).items() if value != ""} for row in rows
+            {name: value for name, value in zip(_COLUMNS, row, strict=True) if value != ""} for row in rows
         ]
         click.echo(json.dumps(values, ensure_ascii=False, indent=1))
     else:
-        _show_rows([_rounded(row) for row in rows], output_format)
-    if all(row.error for row in rows):
-        raise InvalidDataError(
-            f"{plural(len(rows), 'image')} could not be predicted: {rows[0].error}", where=rows[0].file
-        )
+        _show_rows(rows, output_format)
+    if all(error for *_, error in rows):
+        first, *_, problem = rows[0]
+        raise InvalidDataError(f"{plural(len(rows), 'image')} could not be predicted: {problem}", where=first)
 
 
-def _rounded(row: FilePrediction) -> FilePrediction:
-    return row if row.error else dataclasses.replace(row, probability=f"{row.probability:.4f}")
-
-
-def _show_rows(rows: list[FilePrediction], output_format: str) -> None:
-    if output_format == _TABLE:
-        columns = ["file", "label", "probability", *(["error"] if any(row.error for row in rows) else [])]
-        show_many(rows, columns, output_format)
-    else:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(field.name for field in dataclasses.fields(FilePrediction))
-        writer.writerows(dataclasses.astuple(row) for row in rows)
+def _show_rows(rows: list[tuple[Any, ...]], output_format: str) -> None:
+    shown = [
+        (file, label, probability if error else f"{probability:.4f}", error)
+        for file, label, probability, error in rows
+    ]
+    if output_format == _CSV:
+        csv.writer(sys.stdout, lineterminator="\n").writerows([_COLUMNS, *shown])
+        return
+    width = 4 if any(error for *_, error in rows) else 3
+    columns = [name.upper() for name in _COLUMNS[:width]]
+    show_rows([row[:width] for row in shown], columns, output_format)

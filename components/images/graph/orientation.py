@@ -9,7 +9,6 @@ from typing import Any
 
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.images.graph.byte_reader import read_big_endian, read_bytes, read_little_endian
-from imgpipe.components.images.graph.png_chunks import PngChunks
 
 UPRIGHT = 1
 _ORIENTATION_TAG = 0x0112
@@ -132,15 +131,12 @@ def jpeg_orientation(encoded: Any) -> Any:
     return _valid_or_upright(value)
 
 
-def png_orientation(encoded: Any, chunks: PngChunks) -> Any:
+def png_orientation(encoded: Any, exif_offset: Any, exif_bytes: Any) -> Any:
     """Returns the orientation of a PNG file, int32 []; 1 if it is missing or invalid."""
-    return _valid_or_upright(
-        tf.cond(
-            chunks.exif_offset > 0,
-            lambda: _read_exif(encoded, chunks.exif_offset, chunks.exif_bytes),
-            lambda: tf.constant(0),
-        )
+    exif_value = tf.cond(
+        exif_offset > 0, lambda: _read_exif(encoded, exif_offset, exif_bytes), lambda: tf.constant(0)
     )
+    return _valid_or_upright(exif_value)
 
 
 def webp_orientation(encoded: Any) -> Any:

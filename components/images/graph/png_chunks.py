@@ -1,6 +1,5 @@
 """Reads the chunks of a PNG file, inside the TensorFlow graph."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from imgpipe.components.common.tf_import import tf
@@ -13,23 +12,13 @@ _FRAME_BYTES = 12
 _MAX_CHUNKS = 16_384
 
 
-@dataclass(frozen=True)
-class PngChunks:
-    """The metadata in a PNG file's chunks that affects its pixels; scalar tensors.
+def png_chunks(encoded: Any) -> tuple[Any, Any, Any]:
+    """Reads all chunks up to the end of the file.
 
-    Attributes:
-        has_transparent_color: bool: whether there is a tRNS chunk.
-        exif_offset: int32: the offset of the eXIf chunk's content; 0 if there is none.
-        exif_bytes: int32: its length.
+    Returns:
+        Scalar tensors: whether there is a tRNS chunk, and the offset (0 = there is none) and the length of
+        the eXIf chunk's content.
     """
-
-    has_transparent_color: Any
-    exif_offset: Any
-    exif_bytes: Any
-
-
-def png_chunks(encoded: Any) -> PngChunks:
-    """Reads all chunks up to the end of the file."""
     size = tf.strings.length(encoded)
 
     def has_next(offset: Any, *_: Any) -> Any:
@@ -54,4 +43,4 @@ def png_chunks(encoded: Any) -> PngChunks:
         (tf.constant(_SIGNATURE_BYTES), tf.constant(False), tf.constant(0), tf.constant(0)),
         maximum_iterations=_MAX_CHUNKS,
     )
-    return PngChunks(transparent, exif_offset, exif_bytes)
+    return transparent, exif_offset, exif_bytes

@@ -103,7 +103,7 @@ def _decode_jpeg(encoded: Any) -> Any:
 
 
 def _decode_png(encoded: Any) -> Any:
-    chunks = png_chunks(encoded)
+    has_transparent_color, exif_offset, exif_bytes = png_chunks(encoded)
     depth, color_type = read_byte(encoded, _PNG_BIT_DEPTH), read_byte(encoded, _PNG_COLOR_TYPE)
     with_alpha = tf.logical_or(tf.equal(color_type, _GRAY_ALPHA), tf.equal(color_type, _RGB_ALPHA))
     pixels = tf.case(
@@ -113,13 +113,13 @@ def _decode_png(encoded: Any) -> Any:
                 lambda: _decode_sixteen_bit_gray(encoded),
             ),
             (
-                tf.logical_or(with_alpha, chunks.has_transparent_color),
+                tf.logical_or(with_alpha, has_transparent_color),
                 lambda: composite_on_white(tf.io.decode_png(encoded, channels=4)),
             ),
         ],
         default=lambda: tf.io.decode_png(encoded, channels=3),
     )
-    return rotate_upright(pixels, png_orientation(encoded, chunks))
+    return rotate_upright(pixels, png_orientation(encoded, exif_offset, exif_bytes))
 
 
 def _decode_sixteen_bit_gray(encoded: Any) -> Any:
