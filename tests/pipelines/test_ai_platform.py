@@ -403,13 +403,6 @@ def test_the_documented_tpu_config_becomes_a_tpu_that_is_available_on_gke():
     assert any("TPU_V2 is not available on GKE" in notice for notice in notices)
 
 
-def test_the_machine_is_reported_as_ignored_on_the_local_target():
-    parameters, notices = pipeline_parameters(planned(TPU_CONFIG), "local", image_of)
-    assert parameters["max_steps"] == 30000
-    assert not any(name.startswith("train_") and name not in ("train_batch_size",) for name in parameters)
-    assert any("cloud-tpu with 8 TPU_V2 is ignored: the pipeline runs on this machine" in n for n in notices)
-
-
 def test_workers_default_to_the_masters_image():
     fields = {
         "scaleTier": "CUSTOM",

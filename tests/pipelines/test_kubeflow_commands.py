@@ -191,12 +191,6 @@ def test_without_a_shared_job_dir_trials_run_in_the_tune_step(run, server, tmp_p
     assert "tune_engine" not in server.runs[run_id]["runtime_config"]["parameters"]
 
 
-def test_without_a_config_the_training_gets_a_small_machine(run, server):
-    submit(run)
-    [run_id] = server.runs
-    assert "accelerator" not in server.pods(run_id)["train"]
-
-
 def test_a_google_service_account_is_reported_as_ignored(run, server):
     result = submit(run, "--service-account", "trainer@p.iam.gserviceaccount.com", "--dry-run")
     assert result.exit_code == 0, result.output

@@ -24,6 +24,7 @@ from tests.servers.configs import ARGUMENTS, JOB_ID, TPU_CONFIG, TUNING_CONFIG
 from tests.servers.vertex import start_vertex_server
 
 STATES = vertex.JobState
+JOB = ["--no-check", "--config", "config.yaml", "--", *ARGUMENTS]
 PIPELINE = ["--no-check", "--as", "pipeline", "--pipeline-root", "gs://b/p", "--", "--images=gs://b/i"]
 
 
@@ -147,37 +148,31 @@ def test_flags_override_the_file_as_in_gcloud(run, target, server):
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-def test_a_repeated_command_creates_no_second_job(run, target, server, monkeypatch, lost):
+@pytest.mark.parametrize(
+    ("kind", "line", "other"),
+    [
+        ("customJobs", JOB, [*JOB, "--seed=1"]),
+        ("pipelineJobs", PIPELINE, [*PIPELINE[:-1], "--images=gs://b/others"]),
+    ],
+    ids=["job", "pipeline"],
+)
+def test_a_repeated_command_creates_no_second_job(run, target, server, monkeypatch, lost, kind, line, other):
     monkeypatch.setattr("imgpipe.components.platforms.polling._RETRY_PAUSE_SECONDS", 0.01)
     server.lost_responses = lost
-    submit(run, target)
-    again = submit(run, target)
-    assert again.exit_code == 0
-    assert "nothing was started" in again.stderr
-    assert len(server.created("customJobs")) == 1
-    other = submit(run, target, args=[*ARGUMENTS, "--seed=1"])
-    assert other.exit_code == 64
-    assert "used for another request" in other.stderr
-
-
-@pytest.mark.parametrize("lost", [0, 1])
-def test_a_repeated_command_creates_no_second_pipeline_run(run, target, server, monkeypatch, lost):
-    monkeypatch.setattr("imgpipe.components.platforms.polling._RETRY_PAUSE_SECONDS", 0.01)
-    server.lost_responses = lost
-    first = run("submit", JOB_ID, *target, *PIPELINE)
+    first = run("submit", JOB_ID, *target, *line)
     assert first.exit_code == 0, first.output
-    again = run("submit", JOB_ID, *target, *PIPELINE)
+    again = run("submit", JOB_ID, *target, *line)
     assert again.exit_code == 0
     assert "nothing was started" in again.stderr
-    assert len(server.created("pipelineJobs")) == 1
-    other = run("submit", JOB_ID, *target, *PIPELINE[:-1], "--images=gs://b/others")
-    assert other.exit_code == 64
-    assert "used for another request" in other.stderr
+    assert len(server.created(kind)) == 1
+    another = run("submit", JOB_ID, *target, *other)
+    assert another.exit_code == 64
+    assert "used for another request" in another.stderr
 
 
 def test_a_job_id_identifies_one_job_of_any_kind(run, target, server):
     lines = {
-        "customJobs": ["--no-check", "--config", "config.yaml", "--", *ARGUMENTS],
+        "customJobs": JOB,
         "hyperparameterTuningJobs": ["--no-check", "--config", "tuning.yaml", "--", *ARGUMENTS],
         "pipelineJobs": PIPELINE,
     }
