@@ -24,7 +24,6 @@ from imgpipe.components.preflight.pod_fields import pod_fields
 from imgpipe.pipelines.cli import imgpipe
 from tests.pipelines import compiled
 from tests.pipelines.compiled import execute, inputs_of
-from tests.servers.kubeflow import start_kubeflow_server
 
 # Parsing a compiled file takes a second.
 form_of = cache(compiled.form_of)
@@ -332,31 +331,26 @@ def test_an_error_says_which_arguments_are_or_belong_in_settings(start):
     assert "settings" not in event["problem"] + event["where"] + event["remedy"]
 
 
-def test_upload_gives_each_pipeline_the_manual_of_its_form(tmp_path):
-    with start_kubeflow_server(tmp_path) as server:
-        command = ["upload", "--target", "kubeflow", "--host", server.address]
-        for _ in range(2):
-            result = CliRunner().invoke(imgpipe, command)
-            assert result.exit_code == 0, result.output
-        found = {pipeline["name"]: pipeline["description"] for pipeline in server.pipelines.values()}
-        assert len(server.versions) == len(ALL_FORMS)
+def test_upload_gives_each_pipeline_the_manual_of_its_form(run, server):
+    for _ in range(2):
+        result = run("upload")
+        assert result.exit_code == 0, result.output
+    found = {pipeline["name"]: pipeline["description"] for pipeline in server.pipelines.values()}
+    assert len(server.versions) == len(ALL_FORMS)
     assert found == {
         name.replace("_", "-"): form_of(name)["pipelineInfo"]["description"] for name in ALL_FORMS
     }
 
 
-def test_upload_compiles_the_forms_with_the_full_names_of_the_images(tmp_path):
-    with start_kubeflow_server(tmp_path) as server:
-        command = ["upload", "--target", "kubeflow", "--host", server.address, "--notify-step"]
-        result = CliRunner().invoke(imgpipe, [*command, "--image-registry", "registry.example/team"])
-        assert result.exit_code == 0, result.output
-        assert len(server.versions) == len(ALL_FORMS)
+def test_upload_compiles_the_forms_with_the_full_names_of_the_images(run, server):
+    result = run("upload", "--notify-step", "--image-registry", "registry.example/team")
+    assert result.exit_code == 0, result.output
+    assert len(server.versions) == len(ALL_FORMS)
 
 
-def test_a_rejected_upload_names_both_reasons(tmp_path):
-    with start_kubeflow_server(tmp_path) as server:
-        server.forbidden = ["pipelines"]
-        result = CliRunner().invoke(imgpipe, ["upload", "--target", "kubeflow", "--host", server.address])
+def test_a_rejected_upload_names_both_reasons(run, server):
+    server.forbidden = ["pipelines"]
+    result = run("upload")
     assert result.exit_code == 69
     assert "the pipeline image-classification was rejected: your account may not" in result.stderr
     # It does not know the field of the drop-down lists.
