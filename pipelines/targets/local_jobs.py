@@ -14,7 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from imgpipe.components.common.errors import EXIT_CODE_INTERRUPTED, InvalidArgumentError, reported_error
+from imgpipe.components.common.errors import (
+    EXIT_CODE_INTERRUPTED,
+    InternalError,
+    InvalidArgumentError,
+    reported_error,
+)
 from imgpipe.components.common.log import parse_event
 from imgpipe.components.storage import atomic_write, local_path
 from imgpipe.pipelines.run_folder import RunFolder, is_unfinished, latest_process, running_process
@@ -189,8 +194,9 @@ class LocalJobs:
                 if status != 0 and running_process(RunFolder(folder)):
                     return True
                 if status != 0:
-                    error = _read_error(output) or _unknown_error(output, status)
-                    raise reported_error({**error, "problem": error["error"]})
+                    if error := _read_error(output):
+                        raise reported_error({**error, "problem": error["error"]})
+                    raise _unknown_error(output, status)
                 return False
             if time.monotonic() > deadline:
                 return False
@@ -295,13 +301,11 @@ def _read_error(output: Path) -> dict[str, Any] | None:
     return last if isinstance(last, dict) and "error" in last else None
 
 
-def _unknown_error(output: Path, status: int) -> dict[str, Any]:
+def _unknown_error(output: Path, status: int) -> InternalError:
     lines = output.read_text(encoding="utf-8", errors="replace").splitlines()
     text = "\n".join(line for line in lines[-15:] if line.strip())
-    return {
-        "error": f"the run ended with exit status {status}:\n{text}",
-        "where": str(output),
-        "remedy": "fix the error in this output",
-        "exit_code": status if status > 0 else 70,
-        "retry_can_help": False,
-    }
+    return InternalError(
+        f"the run ended with exit status {status}:\n{text}",
+        where=str(output),
+        remedy="fix the error in this output",
+    )
