@@ -186,7 +186,8 @@ class RowTable:
 
     def sizes(self, numbers: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
         """Returns the sizes in bytes of the rows' image files."""
-        return np.frombuffer(self._bytes, np.int32)[numbers].astype(np.int64)
+        sizes: npt.NDArray[np.int64] = np.frombuffer(self._bytes, np.int32)[numbers].astype(np.int64)
+        return sizes
 
     def checksum(self, index: int) -> int:
         """Returns the CRC-32C of the image file; -1 if it is unknown."""
