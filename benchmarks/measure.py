@@ -130,4 +130,4 @@ def print_runs(measured: Mapping[int, Mapping[str, Sequence[Measured]]]) -> None
 
 def print_result(**values: float) -> None:
     """Prints the results as the last line, one JSON object."""
-    print(json.dumps({name: round(value, 3) for name, value in values.items()}))
+    print(json.dumps({name: round(value, 4) for name, value in values.items()}))

@@ -97,7 +97,8 @@ def main() -> None:
     shares, losses, _ = zip(*synthetic, *digits, strict=True)
     print_result(
         steps_share=statistics.mean(shares),
-        accuracy_loss=100 * statistics.mean(losses),
+        # A fraction; the table has points.
+        accuracy_loss=statistics.mean(losses),
         bayesian_vs_random=regret["bayesian"] / regret["random"],
         parallel_time_share=together_seconds / alone_seconds,
         overhead_s=overhead,
