@@ -1,1 +1,6 @@
 """Programs that a person runs to see what a claim rests on: each prints a table and one line of JSON."""
+
+import os
+
+# An installed package has bytecode. Without it, each measured process would first compile its modules.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
