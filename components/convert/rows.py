@@ -47,6 +47,8 @@ class Rows:
         self._read = 0
         self._max_image_bytes = max_image_bytes
         self._names_in = lru_cache(maxsize=8)(_names_in)
+        # Lists repeat rows to balance classes; about 300 bytes for each file.
+        self._status = lru_cache(maxsize=10_000)(self._find_file)
         self._label_problem = _label_checker(known_labels)
         self._normalize = _normalize_label_set if multi_label else normalize_label
         if multi_label:
@@ -122,7 +124,7 @@ class Rows:
             "scale the image down or raise max_image_bytes"
         )
 
-    def _status(self, source: int, path: str) -> tuple[str, FileStatus | None, str]:
+    def _find_file(self, source: int, path: str) -> tuple[str, FileStatus | None, str]:
         """Returns the path and status of a local file, and the problem if it cannot be used."""
         try:
             location = resolve(self.accepted.sources[source].root, path)
