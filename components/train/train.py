@@ -43,6 +43,7 @@ from imgpipe.components.train.resolution import has_measured_steps, resolve_argu
 from imgpipe.components.train.start import as_before, start_head_first, with_measured_steps
 from imgpipe.components.train.training_inputs import LocalData, training_inputs
 from imgpipe.components.train.training_step import Trainable
+from imgpipe.components.train.weight_files import networks_to_compare
 from imgpipe.components.train.written_model import resolved_arguments, write_model
 
 
@@ -86,7 +87,7 @@ def train(
     check_empty(model_folder)
     manifest = read_manifest(dataset_folder)
     _check_data(arguments, manifest)
-    given, arguments = arguments, resolve_arguments(arguments, manifest)
+    resolved = resolve_arguments(arguments, manifest)
     checkpoints = None
     if arguments.job_dir:
         job_dir = parse_location(arguments.job_dir)
@@ -95,6 +96,35 @@ def train(
     if arguments.deterministic:
         # Must precede any other use of TensorFlow.
         tf.config.experimental.enable_op_determinism()
+    # The comparison of networks and the training use the same copies of remote shards.
+    splits = (TRAIN, VALIDATION) if networks_to_compare(arguments) else ()
+    with local_dataset(dataset_folder, *splits) as folder:
+        return _train(
+            arguments,
+            resolved,
+            manifest,
+            folder,
+            model_folder,
+            checkpoints,
+            started,
+            publish,
+            stop,
+            features_folder,
+        )
+
+
+def _train(
+    given: TrainingArguments,
+    arguments: TrainingArguments,
+    manifest: Manifest,
+    dataset_folder: Path,
+    model_folder: Path,
+    checkpoints: CheckpointFolder | None,
+    started: float,
+    publish: Callable[[Path], object] | None,
+    stop: Callable[[Sequence[Evaluation]], str] | None,
+    features_folder: Path | None,
+) -> LoopResult:
     accelerators = find_accelerators()
     has_default_budget = arguments.recipe == HEAD_FIRST and not given.max_minutes and given.max_steps == UNSET
     if has_default_budget:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgpipe.components.common.dataset import read_manifest
+from imgpipe.components.common.dataset import TRAIN, VALIDATION, read_manifest
+from imgpipe.components.common.dataset_reader import local_dataset
 from imgpipe.components.common.errors import CheckFailedError, PipelineError
 from imgpipe.components.common.hyperparameters import METRIC, Hyperparameters
 from imgpipe.components.common.log import log_event, log_result
@@ -95,12 +96,18 @@ def tune(
     check_writable(files.job_dir)
     _warn_of_few_evaluations(request, training)
     spec = TuningSpec(request, tuning, training, dataset_folder, manifest, files.job_dir, measures_steps)
-    is_limited = training.max_minutes and engine is LocalSearch
+    is_local = engine is LocalSearch
     writer = _Writer(
-        request, files.job_dir, engine_name, seconds=60 * training.max_minutes if is_limited else math.inf
+        request,
+        files.job_dir,
+        engine_name,
+        seconds=60 * training.max_minutes if training.max_minutes and is_local else math.inf,
     )
+    # One copy of the shards for all trials on this machine.
+    splits = (TRAIN, VALIDATION) if is_local else ()
     try:
-        trials = engine(spec).run(writer.update)
+        with local_dataset(dataset_folder, *splits) as folder:
+            trials = engine(dataclasses.replace(spec, dataset=folder)).run(writer.update)
     except PipelineError as error:
         writer.write([error.problem])
         raise

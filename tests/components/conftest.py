@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgpipe.components.common.dataset import TRAIN, VALIDATION
+from imgpipe.components.common.dataset import TRAIN, VALIDATION, read_manifest, with_paths, write_manifest
 from imgpipe.components.common.log import JSON, LOG_FORMAT_VARIABLE
 from imgpipe.components.common.records import ImageRecord
 from tests.components import records as record_files
@@ -31,6 +31,21 @@ def _json_events(monkeypatch):
 
 def _encode(pixels, image_format="PNG", **options):
     return record_files.encoded(Image.fromarray(np.asarray(pixels, np.uint8)), image_format, **options)
+
+
+def _upload_dataset(bucket, source, target):
+    def upload(shard):
+        return bucket.put(f"data/{shard.path}", (source / shard.path).read_bytes())
+
+    target.mkdir()
+    write_manifest(target, with_paths(read_manifest(source), upload))
+    return target
+
+
+@pytest.fixture(scope="session")
+def upload_dataset():
+    """``upload_dataset(bucket, source, target)`` uploads shards and writes a local manifest of their URIs."""
+    return _upload_dataset
 
 
 @pytest.fixture(scope="session")

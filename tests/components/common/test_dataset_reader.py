@@ -1,14 +1,7 @@
 import pytest
 
 from imgpipe.components.common import dataset_reader
-from imgpipe.components.common.dataset import (
-    TEST,
-    TRAIN,
-    VALIDATION,
-    read_manifest,
-    with_paths,
-    write_manifest,
-)
+from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION, read_manifest
 from imgpipe.components.common.dataset_reader import local_dataset, locate_record, read_split
 from imgpipe.components.common.errors import InternalError, InvalidDataError, MissingInputError, OutputError
 from imgpipe.components.common.records import ImageRecord
@@ -60,24 +53,15 @@ def test_a_missing_shard_is_reported(dataset, split):
         list(read_split(dataset, split))
 
 
-def upload_dataset(cloud, source, target):
-    """Uploads a data set's shards and writes a local manifest with their locations."""
-
-    def upload(shard):
-        return cloud.put(f"data/{shard.path}", (source / shard.path).read_bytes())
-
-    target.mkdir()
-    write_manifest(target, with_paths(read_manifest(source), upload))
-    return target
-
-
 def test_local_shards_are_used_without_a_copy(coloured_dataset, tmp_path):
     folder = coloured_dataset(tmp_path / "data")
     with local_dataset(folder, TRAIN, VALIDATION) as local:
         assert local == folder
 
 
-def test_shards_in_cloud_storage_are_copied_and_the_copies_removed(cloud, coloured_dataset, tmp_path):
+def test_shards_in_cloud_storage_are_copied_and_the_copies_removed(
+    cloud, coloured_dataset, upload_dataset, tmp_path
+):
     source = coloured_dataset(tmp_path / "data", shards=3)
     folder = upload_dataset(cloud, source, tmp_path / "manifest")
     with local_dataset(folder, TRAIN, VALIDATION) as local:
@@ -87,7 +71,9 @@ def test_shards_in_cloud_storage_are_copied_and_the_copies_removed(cloud, colour
     assert not local.exists()
 
 
-def test_only_the_shards_of_the_splits_that_are_read_are_copied(cloud, coloured_dataset, tmp_path):
+def test_only_the_shards_of_the_splits_that_are_read_are_copied(
+    cloud, coloured_dataset, upload_dataset, tmp_path
+):
     source = coloured_dataset(tmp_path / "data", shards=3)
     folder = upload_dataset(cloud, source, tmp_path / "manifest")
     cloud.requests.clear()
@@ -101,7 +87,7 @@ def test_only_the_shards_of_the_splits_that_are_read_are_copied(cloud, coloured_
     assert len(read) == len(manifest.splits[VALIDATION].shards)
 
 
-def test_a_changed_or_missing_shard_is_reported(cloud, coloured_dataset, tmp_path):
+def test_a_changed_or_missing_shard_is_reported(cloud, coloured_dataset, upload_dataset, tmp_path):
     folder = upload_dataset(cloud, coloured_dataset(tmp_path / "data", shards=2), tmp_path / "manifest")
     cloud.put("data/train-00001-of-00002", b"other")
     with (
@@ -116,7 +102,9 @@ def test_a_changed_or_missing_shard_is_reported(cloud, coloured_dataset, tmp_pat
         pass
 
 
-def test_a_disk_that_is_too_small_is_reported_before_copying(cloud, coloured_dataset, tmp_path, monkeypatch):
+def test_a_disk_that_is_too_small_is_reported_before_copying(
+    cloud, coloured_dataset, upload_dataset, tmp_path, monkeypatch
+):
     folder = upload_dataset(cloud, coloured_dataset(tmp_path / "data"), tmp_path / "manifest")
     usage = type("Usage", (), {"free": 10})()
     monkeypatch.setattr(dataset_reader.shutil, "disk_usage", lambda _: usage)

@@ -150,10 +150,11 @@ def test_one_network_with_weights_is_not_compared_nor_are_networks_of_several_wo
 
 
 @pytest.mark.proof
-def test_the_training_has_the_selected_network_and_the_report_the_table(
-    write_weights, coloured_dataset, tmp_path
+def test_the_training_has_the_selected_network_the_report_the_table_and_both_use_one_copy_of_the_shards(
+    write_weights, coloured_dataset, upload_dataset, cloud, tmp_path
 ):
-    dataset = coloured_dataset(tmp_path / "data", train=24, validation=5)
+    source = coloured_dataset(tmp_path / "data", train=24, validation=5)
+    dataset = upload_dataset(cloud, source, tmp_path / "manifest")
     for name in ("mobilenet-v2", "mobilenet-v3-small"):
         write_weights(name)
     arguments = arguments_of(tmp_path, max_steps=2, train_batch_size=8)
@@ -161,3 +162,5 @@ def test_the_training_has_the_selected_network_and_the_report_the_table(
     provenance = read_provenance(tmp_path / "model")
     assert provenance["model_type"] == provenance["model_race"]["model_type"]
     assert len(provenance["model_race"]["probes"]) == 2
+    read = [path for request, path in cloud.requests if cloud.reads(request, path)]
+    assert len(read) == len(set(read)) == 2

@@ -22,10 +22,14 @@ def dataset(coloured_dataset, tmp_path):
     return coloured_dataset(tmp_path / "data")
 
 
-def test_the_model_is_the_best_trials(dataset, tmp_path):
+def test_the_model_is_the_best_trials_and_all_use_one_copy_of_the_shards(
+    dataset, upload_dataset, cloud, tmp_path
+):
     files = TuningFiles(tmp_path / "job", tmp_path / "model")
     tuning = TuneArguments(tune="initial_learning_rate=0.0001,0.01", max_trials=2, search_algorithm="grid")
-    result = tune(tuning, TRAINING, dataset, files)
+    result = tune(tuning, TRAINING, upload_dataset(cloud, dataset, tmp_path / "manifest"), files)
+    read = [path for request, path in cloud.requests if cloud.reads(request, path)]
+    assert len(read) == len(set(read)) == 2
     assert [trial.values["initial_learning_rate"] for trial in result.trials] == [0.0001, 0.01]
     best = read_provenance(tmp_path / "model")
     assert best["arguments"]["initial_learning_rate"] == result.best.values["initial_learning_rate"]
