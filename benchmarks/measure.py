@@ -82,11 +82,16 @@ def _peak_of(pid: int) -> float:
 
 
 def in_turns(sides: Mapping[Name, Callable[[], Result]], repeats: int) -> dict[Name, list[Result]]:
-    """Runs all sides in turns, ``repeats`` times, so that the machine's other load affects them equally."""
+    """Runs all sides in turns, ``repeats`` times, so that the machine's other load affects them equally.
+
+    Each turn begins with another side: what one leaves behind affects the next one.
+    """
     measured: dict[Name, list[Result]] = {name: [] for name in sides}
+    order = list(sides)
     for _ in range(repeats):
-        for name, side in sides.items():
-            measured[name].append(side())
+        for name in order:
+            measured[name].append(sides[name]())
+        order.append(order.pop(0))
     return measured
 
 

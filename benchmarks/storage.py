@@ -4,7 +4,9 @@
 tenth of it. ``--stores``, ``--operations`` and ``--turns`` choose a part. The stores are on loopback: S3 by
 rclone, Cloud Storage by an emulator in Python. A ratio is the time of the better of two plain ways, one call
 after the other or in eight threads, divided by ours; what is done without a store, e.g. checking the images,
-is the same. Ours also compares the SHA-256 of what it reads, and the sizes of what it has published.
+is the same. Ours also compares the SHA-256 of what it reads, and the sizes of what it has published. The
+result is the median of the turns' ratios; the table has the smallest and the largest, too. Before each
+measurement, what earlier ones have written is on the disk: else it is written during the next ones.
 
 ``bytes_ratio`` are the bytes that a server on loopback has sent to a training, an evaluation and an export,
 divided by the sizes of the shards that they use: training and validation, validation, validation.
@@ -170,7 +172,7 @@ def _compare(
             results |= _measure(bucket, operation, sides, rows, store, count)
     if "read" in chosen:
         results |= _compare_reading(bucket, store, work, rows, count)
-    print_table(("store", "operation", "side", "seconds"), rows)
+    print_table(("store", "operation", "seconds, or ratio", "median", "least", "most"), rows)
     store.remove("")
     shutil.rmtree(work, ignore_errors=True)
     return results
@@ -199,6 +201,7 @@ def _measure(
     count: int,
 ) -> dict[str, float]:
     def timed(side: Callable[[], object]) -> float:
+        os.sync()
         started = time.monotonic()
         side()
         seconds = time.monotonic() - started
@@ -207,13 +210,16 @@ def _measure(
         return seconds
 
     measured = in_turns({name: partial(timed, side) for name, side in sides.items()}, count)
-    rows += [
-        (bucket.scheme, operation, name, f"{statistics.median(found):.2f}")
-        for name, found in measured.items()
-    ]
+    rows += [(bucket.scheme, operation, name, *_spread(found)) for name, found in measured.items()]
     turns = zip(*measured.values(), strict=True)
-    ratio = statistics.median(min(one_by_one, in_threads) / ours for ours, one_by_one, in_threads in turns)
-    return {f"{operation}_{bucket.scheme}": ratio}
+    ratios = [min(one_by_one, in_threads) / ours for ours, one_by_one, in_threads in turns]
+    rows.append((bucket.scheme, operation, "ratio", *_spread(ratios)))
+    return {f"{operation}_{bucket.scheme}": statistics.median(ratios)}
+
+
+def _spread(values: Sequence[float]) -> tuple[str, ...]:
+    """Returns the median, the smallest and the largest value as text."""
+    return tuple(f"{value:.2f}" for value in (statistics.median(values), min(values), max(values)))
 
 
 class Plain:
