@@ -34,7 +34,7 @@ class ContainerSettings:
     Attributes:
         read_only: The folders of this machine that they may read, at the same path.
         writable: Those that they may write.
-        network: ``none``, or a Docker network, for data in Cloud Storage.
+        network: ``none``, or a Docker network, for data in buckets.
         user: Numeric ids of the user and the group.
         job_dir: The run's folder; the containers are labeled with it.
     """
@@ -122,8 +122,17 @@ def docker_runner(settings: ContainerSettings) -> Any:
         tmpfs={"/tmp": "mode=1777"},  # noqa: S108 - private to the container
         mounts=mounts,
         labels={JOB_DIR_LABEL: settings.job_dir},
-        environment={LOG_FORMAT_VARIABLE: JSON},
+        environment={LOG_FORMAT_VARIABLE: JSON, **_bucket_settings(settings)},
     )
+
+
+def _bucket_settings(settings: ContainerSettings) -> dict[str, str]:
+    """Returns this machine's variables with the settings of buckets; none without a network."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if settings.network != "none" and name.startswith(("AWS_", "GOOGLE_APPLICATION_CREDENTIALS"))
+    }
 
 
 def run_container(

@@ -1,6 +1,9 @@
 """The folders of this machine that are mounted into containers."""
 
+import pytest
+
 from imgpipe.pipelines.container_mounts import mounts_for
+from imgpipe.pipelines.targets.local_docker import ContainerSettings, docker_runner
 
 
 def test_the_folder_of_a_list_is_mounted(tmp_path):
@@ -40,3 +43,15 @@ def test_a_folder_inside_another_mount_is_not_mounted_again(tmp_path):
     _, read_only, writable = mounts_for(parameters, (str(tmp_path / "more"),))
     assert read_only == (str(tmp_path / "more"), str(tmp_path / "photos"))
     assert writable == (str(job), str(tmp_path / "serving"))
+
+
+@pytest.mark.parametrize(("network", "is_seen"), [("none", False), ("bridge", True)])
+def test_a_container_with_a_network_has_the_settings_of_buckets(monkeypatch, network, is_seen):
+    settings = {"AWS_ACCESS_KEY_ID": "key", "AWS_ENDPOINT_URL": "http://minio:9000"}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    # It replaces this function for the rest of the process.
+    monkeypatch.setattr("kfp.local.docker_task_handler.run_docker_container", None)
+    environment = docker_runner(ContainerSettings((), (), network)).container_run_args["environment"]
+    assert (settings.items() <= environment.items()) == is_seen
+    assert any(name.startswith("AWS_") for name in environment) == is_seen
