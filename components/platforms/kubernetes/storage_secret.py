@@ -25,6 +25,8 @@ _S3_ENTRIES = (
     "AWS_REGION",
     "AWS_DEFAULT_REGION",
 )
+# The variable is the path of the entry: an authority's certificate, and settings without a variable.
+_S3_FILES = ("AWS_CA_BUNDLE", "AWS_CONFIG_FILE")
 
 
 def use_storage_secret(folder: Path = Path(STORAGE_KEY_FOLDER)) -> None:
@@ -37,6 +39,9 @@ def use_storage_secret(folder: Path = Path(STORAGE_KEY_FOLDER)) -> None:
         if (folder / name).is_file():
             # `kubectl create secret --from-file` keeps the line break at the end of a file.
             os.environ[name] = (folder / name).read_text(encoding="utf-8").strip()
+    for name in _S3_FILES:
+        if (folder / name).is_file():
+            os.environ[name] = str(folder / name)
 
 
 def storage_secret_error(

@@ -48,6 +48,10 @@ def test_a_secret_with_the_keys_of_s3_passes_and_becomes_the_credentials_of_the_
     for name, value in entries.items():
         monkeypatch.setenv(name, "the launcher's")
         (tmp_path / name).write_text(f"{value}\n")
+    for name in ("AWS_CA_BUNDLE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, "the launcher's")
+        (tmp_path / name).write_text("a certificate, or settings\n")
+        entries[name] = str(tmp_path / name)
     check_storage_secret("bucket-key", tmp_path)
     use_storage_secret(tmp_path)
     assert {name: os.environ[name] for name in entries} == entries
