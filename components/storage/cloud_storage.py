@@ -6,19 +6,13 @@ Credentials are the application's default ones; without any, public objects can 
 
 import base64
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import IO, Any, ClassVar, TypeVar
+from typing import IO, Any, ClassVar
 
-from imgpipe.components.common.errors import (
-    MissingInputError,
-    OutputError,
-    PipelineError,
-    UnavailableError,
-)
+from imgpipe.components.common.errors import PipelineError, UnavailableError
 from imgpipe.components.common.log import log_event
 from imgpipe.components.platforms.google_credentials import (
     default_credentials,
@@ -33,17 +27,13 @@ from imgpipe.components.storage.location import (
     Observer,
     ignore_content,
 )
-from imgpipe.components.storage.object_store import ObjectLocation, map_parts, observe_parts, replaced
+from imgpipe.components.storage.object_store import ObjectLocation, replaced
 from imgpipe.components.storage.remote_requests import (
     BadAnswerError,
-    explain_full_disk,
     first_line,
     request_seconds,
-    retry,
     unreachable,
 )
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,9 +59,68 @@ class CloudStorageLocation(ObjectLocation):
             return error
         return None
 
+    @staticmethod
+    def is_transient(error: BaseException) -> bool:
+        import requests
+        import urllib3
+        from google.api_core import exceptions
+        from google.auth.exceptions import TransportError
+        from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
+
+        if isinstance(error, InvalidResponse):
+            # Raised by uploads, which bypass the client's error handling.
+            return error.response.status_code in (408, 429, 500, 502, 503, 504)
+        return isinstance(
+            error,
+            exceptions.TooManyRequests
+            | exceptions.ServerError
+            | DataCorruption
+            | BadAnswerError
+            | TransportError
+            | requests.ConnectionError
+            | requests.Timeout
+            | requests.exceptions.ChunkedEncodingError
+            | requests.exceptions.ContentDecodingError
+            | requests.exceptions.JSONDecodeError
+            | urllib3.exceptions.HTTPError
+            | ConnectionError,
+        )
+
+    def explained(
+        self, error: Exception, verb: str, error_class: type[PipelineError]
+    ) -> PipelineError | None:
+        from google.api_core import exceptions
+        from google.auth.exceptions import GoogleAuthError, TransportError
+
+        if isinstance(error, exceptions.NotFound):
+            missing = (
+                f"there is no object {self!r}"
+                if verb == "read" and self.key
+                else f"there is no bucket {self.bucket!r}"
+            )
+            return error_class(missing, remedy="check the path: bucket and object")
+        if isinstance(error, exceptions.Forbidden | exceptions.Unauthorized):
+            return error_class(
+                f"no permission to {verb} {self!r}: {first_line(error)}",
+                remedy="grant the account that runs this the role Storage Object "
+                + ("Viewer" if verb == "read" else "User")
+                + " on the bucket, or log in with: gcloud auth application-default login",
+            )
+        if isinstance(error, TransportError):
+            return unreachable(self.service, self, verb, error)
+        if isinstance(error, GoogleAuthError):
+            refused = refused_credentials(error)
+            return error_class(refused.problem, where=str(self), remedy=refused.remedy)
+        if isinstance(error, exceptions.GoogleAPICallError):
+            return error_class(
+                f"Cloud Storage rejected the request to {verb} {self!r}: {first_line(error)}",
+                remedy="check the path, the bucket and its settings",
+            )
+        return None
+
     def status(self) -> FileStatus | None:
-        with _explain_reading(self):
-            blob = _retry(
+        with self._reading():
+            blob = self._retry(
                 lambda: (
                     _client().bucket(self.bucket).get_blob(self.key, timeout=request_seconds(), retry=None)
                 )
@@ -83,12 +132,12 @@ class CloudStorageLocation(ObjectLocation):
         return version * 1000
 
     def read(self) -> bytes:
-        with _explain_reading(self):
-            return _retry(self._read)
+        with self._reading():
+            return self._retry(self._read)
 
     def read_range(self, begin: int, length: int) -> bytes:
-        with _explain_reading(self):
-            return _retry(lambda: self._read(start=begin, end=begin + length - 1))
+        with self._reading():
+            return self._retry(lambda: self._read(start=begin, end=begin + length - 1))
 
     def _read(self, **options: int) -> bytes:
         blob = _blob(self)
@@ -103,42 +152,35 @@ class CloudStorageLocation(ObjectLocation):
         """Downloads the object to a local file and compares the CRC-32C."""
         from google_crc32c import Checksum
 
-        with _explain_reading(self), explain_full_disk(self, path):
-            found = _retry(self._stored)
-            path.write_bytes(b"")
-            if found.size <= object_store.PART_BYTES or found.content_encoding:
-                # An object that the service decompresses cannot be read in parts.
-                content = _retry(self._read)
-                path.write_bytes(content)
-                observe(content)
-                return
-            checksum = Checksum()
+        with self._reading():
+            stored = self._retry(self._stored)
+        checksum = Checksum()
 
-            def observe_all(content: bytes) -> None:
-                checksum.update(content)
-                observe(content)
+        def observe_all(content: bytes) -> None:
+            checksum.update(content)
+            observe(content)
 
-            observe_parts(path, self._copy_parts(path, found), observe_all)
-            if base64.b64encode(checksum.digest()).decode() != found.crc32c:
-                raise replaced(self)
+        self._download_parts(path, self._copy_parts(path, stored), observe_all)
+        # What the service decompresses has another checksum; the client compares it.
+        if not stored.content_encoding and base64.b64encode(checksum.digest()).decode() != stored.crc32c:
+            raise replaced(self)
 
     def _stored(self) -> Any:
         blob = _blob(self)
         blob.reload(timeout=request_seconds(), retry=None)
         return blob
 
-    def _copy_parts(self, path: Path, stored: Any) -> Iterator[int]:
+    def _copy_parts(self, path: Path, stored: Any) -> Iterator[object]:
         from google.api_core.exceptions import NotFound
 
-        def copy(begin: int) -> int:
-            with path.open("r+b", buffering=0) as file:
-                file.seek(begin)
-                _copy_part(stored, begin, file)
-            return begin
-
+        if stored.content_encoding:
+            # An object that the service decompresses cannot be read in parts.
+            size = path.write_bytes(self._retry(self._read))
+            yield from range(0, size, object_store.PART_BYTES)
+            return
         offsets = range(0, stored.size, object_store.PART_BYTES)
         try:
-            yield from map_parts(lambda begin: _retry(lambda: copy(begin)), offsets)
+            yield from self._copy_to_file(path, offsets, partial(_copy_part, stored))
         except NotFound:
             raise replaced(self) from None
 
@@ -161,8 +203,8 @@ class CloudStorageLocation(ObjectLocation):
                 )
                 return list(next(found.pages, ())), found.next_page_token
 
-            with _explain_reading(self):
-                blobs, token = _retry(page)
+            with self._reading():
+                blobs, token = self._retry(page)
             for blob in blobs:
                 if last and blob.name > last:
                     return
@@ -185,20 +227,22 @@ class CloudStorageLocation(ObjectLocation):
             below = (name.removeprefix(self.prefix) for name in [*names, *found.prefixes])
             return sorted(filter(None, below))[:limit]
 
-        with _explain_reading(self):
-            return _retry(listed)
+        with self._reading():
+            return self._retry(listed)
 
     def write(self, content: bytes) -> None:
-        with _explain_writing(self):
-            _retry(
+        with self._writing():
+            self._retry(
                 lambda: _blob(self).upload_from_string(
                     content, content_type="application/octet-stream", timeout=request_seconds(), retry=None
                 )
             )
 
     def upload(self, path: Path) -> None:
-        with _explain_writing(self):
-            _retry(lambda: _blob(self).upload_from_filename(str(path), timeout=request_seconds(), retry=None))
+        with self._writing():
+            self._retry(
+                lambda: _blob(self).upload_from_filename(str(path), timeout=request_seconds(), retry=None)
+            )
 
     def copy_to(self, target: Location) -> None:
         assert isinstance(target, CloudStorageLocation)  # noqa: S101 - in the same store
@@ -213,15 +257,15 @@ class CloudStorageLocation(ObjectLocation):
                 if token is None:
                     return
 
-        with _explain_writing(target):
-            _retry(copy)
+        with target._writing():
+            self._retry(copy)
 
     def remove(self) -> None:
         from google.api_core.exceptions import NotFound
 
-        with _explain_writing(self):
+        with self._writing():
             try:
-                _retry(lambda: _blob(self).delete(timeout=request_seconds(), retry=None))
+                self._retry(lambda: _blob(self).delete(timeout=request_seconds(), retry=None))
             except NotFound:
                 return
 
@@ -260,7 +304,7 @@ def _blob(location: ObjectLocation) -> Any:
     return _client().bucket(location.bucket).blob(location.key)
 
 
-def _copy_part(stored: Any, begin: int, file: IO[bytes]) -> None:
+def _copy_part(stored: Any, file: IO[bytes], begin: int) -> None:
     """Writes a part of an object to a file.
 
     Not by the library's downloads: they write 8 KB at a time, or keep the whole part in memory.
@@ -298,78 +342,3 @@ def _check_is_object(blob: Any) -> None:
 def _status(blob: Any) -> FileStatus:
     checksum = int.from_bytes(base64.b64decode(blob.crc32c or ""), "big")
     return FileStatus(int(blob.size or 0), int(blob.generation or 0), checksum)
-
-
-def _retry(function: Callable[[], Result]) -> Result:
-    return retry(function, _is_transient)
-
-
-def _is_transient(error: BaseException) -> bool:
-    import requests
-    import urllib3
-    from google.api_core import exceptions
-    from google.auth.exceptions import TransportError
-    from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
-
-    if isinstance(error, InvalidResponse):
-        # Raised by uploads, which bypass the client's error handling.
-        return error.response.status_code in (408, 429, 500, 502, 503, 504)
-    return isinstance(
-        error,
-        exceptions.TooManyRequests
-        | exceptions.ServerError
-        | DataCorruption
-        | BadAnswerError
-        | TransportError
-        | requests.ConnectionError
-        | requests.Timeout
-        | requests.exceptions.ChunkedEncodingError
-        | requests.exceptions.ContentDecodingError
-        | requests.exceptions.JSONDecodeError
-        | urllib3.exceptions.HTTPError
-        | ConnectionError,
-    )
-
-
-def _explain_reading(location: ObjectLocation) -> AbstractContextManager[None]:
-    return _explain(location, "read", MissingInputError)
-
-
-def _explain_writing(location: ObjectLocation) -> AbstractContextManager[None]:
-    return _explain(location, "write", OutputError)
-
-
-@contextmanager
-def _explain(location: ObjectLocation, verb: str, error_class: type[PipelineError]) -> Iterator[None]:
-    """Raises the client's errors as pipeline errors."""
-    from google.api_core import exceptions
-    from google.auth.exceptions import GoogleAuthError, TransportError
-
-    try:
-        yield
-    except exceptions.NotFound:
-        missing = (
-            f"there is no object {location!r}"
-            if verb == "read" and location.key
-            else f"there is no bucket {location.bucket!r}"
-        )
-        raise error_class(missing, remedy="check the path: bucket and object") from None
-    except (exceptions.Forbidden, exceptions.Unauthorized) as error:
-        raise error_class(
-            f"no permission to {verb} {location!r}: {first_line(error)}",
-            remedy="grant the account that runs this the role Storage Object "
-            + ("Viewer" if verb == "read" else "User")
-            + " on the bucket, or log in with: gcloud auth application-default login",
-        ) from None
-    except exceptions.RetryError as error:
-        raise unreachable("Cloud Storage", location, verb, error.cause or error) from None
-    except GoogleAuthError as error:
-        if isinstance(error, TransportError):
-            raise unreachable("Cloud Storage", location, verb, error) from None
-        refused = refused_credentials(error)
-        raise error_class(refused.problem, where=str(location), remedy=refused.remedy) from None
-    except exceptions.GoogleAPICallError as error:
-        raise error_class(
-            f"Cloud Storage rejected the request to {verb} {location!r}: {first_line(error)}",
-            remedy="check the path, the bucket and its settings",
-        ) from None

@@ -1,7 +1,8 @@
 """The base of all object stores: objects with keys in buckets, with ``/`` in keys as folders.
 
 A store is a subclass that implements the requests: ``status``, ``read``, ``read_range``, ``download``,
-``write``, ``upload``, ``copy_to``, ``remove``, ``list_keys`` and ``children``. It is registered in
+``write``, ``upload``, ``copy_to``, ``remove``, ``list_keys`` and ``children``; and says which errors of its
+client are transient, and what the others mean: ``is_transient`` and ``explained``. It is registered in
 ``__init__.py``.
 """
 
@@ -14,13 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import IO, ClassVar, TypeVar
 
 from imgpipe.components.common.errors import (
     InterruptedRunError,
     InvalidArgumentError,
     InvalidDataError,
     MissingInputError,
+    OutputError,
+    PipelineError,
     UnavailableError,
 )
 from imgpipe.components.storage.location import (
@@ -40,6 +43,7 @@ from imgpipe.components.storage.publication import (
     remove_left_overs,
     replace_files,
 )
+from imgpipe.components.storage.remote_requests import explain_full_disk, retry, unreachable
 
 # Larger objects are copied in parts of this size, several at a time: one connection is slower than a network.
 PART_BYTES = 8 << 20
@@ -121,6 +125,26 @@ class ObjectLocation(Location):
         """Returns why the store cannot be used with credentials; None if it can."""
         return None
 
+    @staticmethod
+    def is_transient(error: BaseException) -> bool:  # noqa: ARG004 - of stores without a network
+        """Whether a request that failed with this error of the client may succeed when it is sent again."""
+        return False
+
+    def explained(
+        self,
+        error: Exception,  # noqa: ARG002
+        verb: str,  # noqa: ARG002
+        error_class: type[PipelineError],  # noqa: ARG002
+    ) -> PipelineError | None:
+        """Returns what an error of the client means; None if it is not the client's.
+
+        Args:
+            error: The error, which is not transient.
+            verb: ``read`` or ``write``.
+            error_class: The class if the object or the bucket is missing, or access is denied.
+        """
+        return None
+
     def __str__(self) -> str:
         return f"{self.scheme}://{self.bucket}/{self.key}" if self.key else f"{self.scheme}://{self.bucket}"
 
@@ -170,6 +194,55 @@ class ObjectLocation(Location):
             last: Skips the keys after this one.
             recursive: Whether to include keys with a further ``/`` after the prefix.
         """
+
+    def _retry(self, request: Callable[[], Result]) -> Result:
+        return retry(request, self.is_transient)
+
+    def _reading(self) -> AbstractContextManager[None]:
+        """Raises the client's errors on reading as ours."""
+        return self._explaining("read", MissingInputError)
+
+    def _writing(self) -> AbstractContextManager[None]:
+        """Raises the client's errors on writing as ours."""
+        return self._explaining("write", OutputError)
+
+    @contextmanager
+    def _explaining(self, verb: str, error_class: type[PipelineError]) -> Iterator[None]:
+        from google.api_core.exceptions import RetryError
+
+        try:
+            yield
+        except RetryError as error:
+            raise unreachable(self.service, self, verb, error.cause or error) from None
+        except Exception as error:
+            explained = self.explained(error, verb, error_class)
+            if explained is None:
+                raise
+            raise explained from None
+
+    def _download_parts(self, path: Path, parts: Iterable[object], observe: Observer) -> None:
+        """Downloads the object to a local file; for ``parts`` and ``observe``, see ``observe_parts``."""
+        with self._reading(), explain_full_disk(self, path):
+            path.write_bytes(b"")
+            observe_parts(path, parts, observe)
+
+    def _copy_to_file(
+        self, path: Path, offsets: Iterable[int], copy: Callable[[IO[bytes], int], Result]
+    ) -> Iterator[Result]:
+        """Copies parts of the object to their places in a file; yields the results, in order.
+
+        Args:
+            path: The file.
+            offsets: Where the parts begin.
+            copy: Gets the file, at the place of a part, and the offset of the part.
+        """
+
+        def copy_part(begin: int) -> Result:
+            with path.open("r+b", buffering=0) as file:
+                file.seek(begin)
+                return copy(file, begin)
+
+        return map_parts(lambda begin: self._retry(lambda: copy_part(begin)), offsets)
 
     # ------------------------------------------------------------ files
 

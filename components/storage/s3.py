@@ -3,7 +3,8 @@
 Credentials, region and endpoint are those of all AWS tools: the variables ``AWS_ACCESS_KEY_ID``,
 ``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``, ``AWS_PROFILE``, ``AWS_REGION``, ``AWS_ENDPOINT_URL`` (or
 ``AWS_ENDPOINT_URL_S3``) and ``AWS_CA_BUNDLE``, the files in ``~/.aws``, or the identity of the machine or
-pod. Without credentials, public objects can still be read.
+pod. Without credentials, public objects can still be read. With an endpoint, the bucket is a part of the path
+(`path style`), unless ``~/.aws/config`` says ``addressing_style = virtual``.
 
 boto3 rather than obstore: it reads all of these, and its errors have codes, from which follow the remedies.
 """
@@ -12,20 +13,15 @@ import hashlib
 import io
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import IO, Any, ClassVar, TypeVar
+from typing import IO, Any, ClassVar
+from urllib.parse import urlsplit
 
-from imgpipe.components.common.errors import (
-    InvalidArgumentError,
-    MissingInputError,
-    OutputError,
-    PipelineError,
-    UnavailableError,
-)
+from imgpipe.components.common.errors import InvalidArgumentError, PipelineError, UnavailableError
 from imgpipe.components.common.log import log_event
 from imgpipe.components.storage import object_store
 from imgpipe.components.storage.location import (
@@ -35,17 +31,8 @@ from imgpipe.components.storage.location import (
     Observer,
     ignore_content,
 )
-from imgpipe.components.storage.object_store import ObjectLocation, map_parts, observe_parts, replaced
-from imgpipe.components.storage.remote_requests import (
-    BadAnswerError,
-    explain_full_disk,
-    first_line,
-    request_seconds,
-    retry,
-    unreachable,
-)
-
-Result = TypeVar("Result")
+from imgpipe.components.storage.object_store import ObjectLocation, map_parts, replaced
+from imgpipe.components.storage.remote_requests import BadAnswerError, first_line, request_seconds
 
 # Of servers that have no regions, and of AWS: it redirects to the bucket's region.
 _DEFAULT_REGION = "us-east-1"
@@ -58,7 +45,7 @@ _CHECKSUM = "CRC32"
 # Larger objects are copied in parts: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html.
 _MOST_COPIED_BYTES = 5 << 30
 _NO_CONTENT = 204
-_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+_AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 _TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
 # Transient errors with another status.
 _TRANSIENT_CODES = ("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "InternalError")
@@ -101,8 +88,50 @@ class S3Location(ObjectLocation):
             remedy="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run: aws configure",
         )
 
+    @staticmethod
+    def is_transient(error: BaseException) -> bool:
+        import urllib3
+        from botocore import exceptions
+
+        if isinstance(error, exceptions.ClientError):
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            return status in _TRANSIENT_STATUS or _code(error) in _TRANSIENT_CODES
+        if isinstance(error, exceptions.SSLError):
+            return False
+        return isinstance(
+            error,
+            # The library's ConnectionError is not the built-in one.
+            exceptions.ConnectionError
+            | exceptions.HTTPClientError
+            | exceptions.IncompleteReadError
+            | exceptions.ResponseStreamingError
+            | BadAnswerError
+            # An answer that is not S3's, e.g. the page of a proxy.
+            | _parser_error()
+            | urllib3.exceptions.HTTPError
+            | ConnectionError,
+        )
+
+    def explained(
+        self, error: Exception, verb: str, error_class: type[PipelineError]
+    ) -> PipelineError | None:
+        from botocore import exceptions
+
+        if isinstance(error, exceptions.ClientError):
+            return _refusal(self, verb, error_class, error)
+        if isinstance(error, exceptions.ParamValidationError):
+            return InvalidArgumentError(
+                f"{self!r} is not a valid path in S3: {_last_line(error)}",
+                remedy="write s3://BUCKET/KEY, the bucket in lower-case letters, digits, - and .",
+            )
+        if isinstance(error, exceptions.SSLError):
+            return _refused_certificate(self, error)
+        if isinstance(error, exceptions.BotoCoreError):
+            return _unusable_settings(error)
+        return None
+
     def status(self) -> FileStatus | None:
-        with _explain_reading(self):
+        with self._reading():
             try:
                 return _status(self._request("head_object", "LastModified", Key=self.key))
             except _client_error() as error:
@@ -130,8 +159,8 @@ class S3Location(ObjectLocation):
                 _check_length(len(content), found["ContentLength"])
             return content
 
-        with _explain_reading(self):
-            return _retry(read)
+        with self._reading():
+            return self._retry(read)
 
     def read_range(self, begin: int, length: int) -> bytes:
         content = io.BytesIO()
@@ -141,31 +170,24 @@ class S3Location(ObjectLocation):
             content.truncate()
             self._copy_part(content, begin, length)
 
-        with _explain_reading(self):
-            _retry(read)
+        with self._reading():
+            self._retry(read)
         return content.getvalue()
 
     def download(self, path: Path, observe: Observer = ignore_content) -> None:
         """Downloads the object to a local file and compares the length of every part."""
-        with _explain_reading(self), explain_full_disk(self, path):
-            path.write_bytes(b"")
-            observe_parts(path, self._copy_parts(path), observe)
+        self._download_parts(path, self._copy_parts(path), observe)
 
-    def _copy_parts(self, path: Path) -> Iterator[int]:
-        def copy(begin: int) -> tuple[int, str]:
-            with path.open("r+b", buffering=0) as file:
-                file.seek(begin)
-                return self._copy_part(file, begin, object_store.PART_BYTES)
-
+    def _copy_parts(self, path: Path) -> Iterator[None]:
+        copy = partial(self._copy_part, length=object_store.PART_BYTES)
         # The first part returns the size, so that a small object takes one request.
-        size, version = _retry(lambda: copy(0))
-        yield 0
+        ((size, version),) = self._copy_to_file(path, [0], copy)
+        yield
         offsets = range(object_store.PART_BYTES, size, object_store.PART_BYTES)
-        copies = map_parts(lambda begin: _retry(lambda: copy(begin)), offsets)
-        for begin, (_, found) in zip(offsets, copies, strict=True):
+        for _, found in self._copy_to_file(path, offsets, copy):
             if found != version:
                 raise replaced(self)
-            yield begin
+            yield
 
     def _copy_part(self, file: IO[bytes], begin: int, length: int) -> tuple[int, str]:
         """Writes a part of the content to a file.
@@ -214,7 +236,7 @@ class S3Location(ObjectLocation):
     def _pages(self, **options: Any) -> Iterator[Any]:
         # Page by page, so that only a failed page is requested again.
         while True:
-            with _explain_reading(self):
+            with self._reading():
                 page = self._request("list_objects_v2", "Name", **options)
             yield page
             if not page.get("IsTruncated"):
@@ -222,7 +244,7 @@ class S3Location(ObjectLocation):
             options["ContinuationToken"] = page["NextContinuationToken"]
 
     def write(self, content: bytes) -> None:
-        with _explain_writing(self):
+        with self._writing():
             self._request(
                 "put_object", "ETag", Key=self.key, Body=content, ContentType="application/octet-stream"
             )
@@ -234,9 +256,9 @@ class S3Location(ObjectLocation):
             with path.open("rb") as file:
                 _field(_client().put_object(Bucket=self.bucket, Key=self.key, Body=file), "ETag")
 
-        with _explain_writing(self):
+        with self._writing():
             if size <= object_store.PART_BYTES:
-                _retry(upload)
+                self._retry(upload)
             else:
                 self._upload_parts(path, size)
 
@@ -302,8 +324,8 @@ class S3Location(ObjectLocation):
                 copied = _client().copy_object(CopySource=source, Bucket=target.bucket, Key=target.key)
                 _field(_field(copied, "CopyObjectResult"), "ETag")
 
-        with _explain_writing(target):
-            _retry(copy)
+        with target._writing():
+            self._retry(copy)
 
     def remove(self) -> None:
         def remove() -> None:
@@ -311,8 +333,8 @@ class S3Location(ObjectLocation):
             if answer["ResponseMetadata"]["HTTPStatusCode"] != _NO_CONTENT:
                 raise BadAnswerError("the answer is not S3's: it has content")
 
-        with _explain_writing(self):
-            _retry(remove)
+        with self._writing():
+            self._retry(remove)
 
     def _request(self, operation: str, expected: str, **options: Any) -> Any:
         """Returns the answer, which must have the expected field."""
@@ -322,7 +344,7 @@ class S3Location(ObjectLocation):
             _field(answer, expected)
             return answer
 
-        return _retry(request)
+        return self._retry(request)
 
 
 def _md5(content: bytes) -> str:
@@ -350,36 +372,36 @@ def _client() -> Any:
 @lru_cache(maxsize=2)
 def _client_of(process: int, settings: tuple[tuple[str, str], ...], seconds: float) -> Any:  # noqa: ARG001
     from botocore import UNSIGNED
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError
 
     session = _session()
-    endpoint = next((value for name in _VARIABLES for key, value in settings if key == name and value), None)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {
+        "connect_timeout": min(seconds, 10.0),
+        "read_timeout": seconds,
+        "max_pool_connections": 2 * PARALLEL_DOWNLOADS,
+        # `retry` decides, as for the other stores.
+        "retries": {"total_max_attempts": 1, "mode": "standard"},
+    }
     if session.get_credentials() is None:
         log_event("no_credentials", "no credentials for S3: only public objects can be read")
         options["signature_version"] = UNSIGNED
-    if endpoint:
-        # Many servers other than AWS do not know the checksums that AWS introduced in 2025.
-        options |= {
-            "request_checksum_calculation": "when_required",
-            "response_checksum_validation": "when_required",
-        }
-    configuration = Config(
-        connect_timeout=min(seconds, 10.0),
-        read_timeout=seconds,
-        max_pool_connections=2 * PARALLEL_DOWNLOADS,
-        # `retry` decides, as for the other stores.
-        retries={"total_max_attempts": 1, "mode": "standard"},
-        **options,
-    )
+    client = _new_client(session, options)
+    if str(urlsplit(client.meta.endpoint_url).hostname).endswith(_AWS_HOSTS):
+        return client
+    # Many servers other than AWS do not know the checksums that AWS introduced in 2025.
+    options |= {
+        "request_checksum_calculation": "when_required",
+        "response_checksum_validation": "when_required",
+    }
+    return _new_client(session, options)
+
+
+def _new_client(session: Any, options: dict[str, Any]) -> Any:
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
+
+    region = os.environ.get("AWS_REGION") or session.region_name or _DEFAULT_REGION
     try:
-        return session.client(
-            "s3",
-            region_name=os.environ.get("AWS_REGION") or session.region_name or _DEFAULT_REGION,
-            endpoint_url=endpoint,
-            config=configuration,
-        )
+        return session.client("s3", region_name=region, config=Config(**options))
     except (BotoCoreError, ValueError) as error:
         raise _unusable_settings(error) from None
 
@@ -411,10 +433,6 @@ def _status(found: Any) -> FileStatus:
     return FileStatus(int(found["ContentLength"] if "ContentLength" in found else found["Size"]), written)
 
 
-def _retry(function: Callable[[], Result]) -> Result:
-    return retry(function, _is_transient)
-
-
 def _client_error() -> Any:
     from botocore.exceptions import ClientError
 
@@ -425,69 +443,24 @@ def _code(error: Any) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _is_transient(error: BaseException) -> bool:
-    import urllib3
-    from botocore import exceptions
-
-    if isinstance(error, exceptions.ClientError):
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status in _TRANSIENT_STATUS or _code(error) in _TRANSIENT_CODES
-    if isinstance(error, exceptions.SSLError):
-        return False
-    return isinstance(
-        error,
-        # The library's ConnectionError is not the built-in one.
-        exceptions.ConnectionError
-        | exceptions.HTTPClientError
-        | exceptions.IncompleteReadError
-        | exceptions.ResponseStreamingError
-        | BadAnswerError
-        # An answer that is not S3's, e.g. the page of a proxy.
-        | _parser_error()
-        | urllib3.exceptions.HTTPError
-        | ConnectionError,
-    )
-
-
 def _parser_error() -> Any:
     from botocore.parsers import ResponseParserError
 
     return ResponseParserError
 
 
-def _explain_reading(location: S3Location) -> AbstractContextManager[None]:
-    return _explain(location, "read", MissingInputError)
-
-
-def _explain_writing(location: S3Location) -> AbstractContextManager[None]:
-    return _explain(location, "write", OutputError)
-
-
-@contextmanager
-def _explain(location: S3Location, verb: str, error_class: type[PipelineError]) -> Iterator[None]:
-    """Raises the client's errors as pipeline errors."""
-    from botocore import exceptions
-    from google.api_core.exceptions import RetryError
-
-    try:
-        yield
-    except RetryError as error:
-        raise unreachable("S3", location, verb, error.cause or error) from None
-    except exceptions.ClientError as error:
-        raise _refusal(location, verb, error_class, error) from None
-    except exceptions.ParamValidationError as error:
-        raise InvalidArgumentError(
-            f"{location!r} is not a valid path in S3: {_last_line(error)}",
-            remedy="write s3://BUCKET/KEY, the bucket in lower-case letters, digits, - and .",
-        ) from None
-    except exceptions.SSLError as error:
-        raise UnavailableError(
-            f"the certificate of S3's server is not accepted: {first_line(error)}",
+def _refused_certificate(location: S3Location, error: Exception) -> UnavailableError:
+    if "WRONG_VERSION_NUMBER" in str(error):
+        return UnavailableError(
+            f"S3's server does not answer by https: {first_line(error)}",
             where=str(location),
-            remedy="name the file with the certificate of its authority in AWS_CA_BUNDLE",
-        ) from None
-    except exceptions.BotoCoreError as error:
-        raise _unusable_settings(error) from None
+            remedy="write http:// in place of https:// in AWS_ENDPOINT_URL, or the port that has https",
+        )
+    return UnavailableError(
+        f"the certificate of S3's server is not accepted: {first_line(error)}",
+        where=str(location),
+        remedy="name the file with the certificate of its authority in AWS_CA_BUNDLE",
+    )
 
 
 def _refusal(location: S3Location, verb: str, error_class: type[PipelineError], error: Any) -> PipelineError:
@@ -533,7 +506,7 @@ def _refusal(location: S3Location, verb: str, error_class: type[PipelineError], 
         )
     return error_class(
         f"S3 rejected the request to {verb} {location!r}: {first_line(error)}",
-        remedy="check the path, the bucket and its settings",
+        remedy="check the path, the bucket and its settings, and AWS_ENDPOINT_URL",
     )
 
 

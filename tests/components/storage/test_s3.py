@@ -138,6 +138,58 @@ def test_settings_that_cannot_be_used_are_named(s3, monkeypatch):
         parse_location("s3://photos/a").read()
 
 
+def use_profile(monkeypatch, tmp_path, *lines):
+    (tmp_path / "config").write_text("\n".join(["[default]", *lines]))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+
+
+@pytest.mark.parametrize("setting", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "profile"])
+def test_another_server_than_aws_is_named_as_for_all_aws_tools(s3, monkeypatch, tmp_path, setting):
+    # A name, not a number, before which the bucket's name could not be put.
+    address = os.environ["AWS_ENDPOINT_URL"].replace("127.0.0.1", "localhost")
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    if setting == "profile":
+        use_profile(monkeypatch, tmp_path, f"endpoint_url = {address}")
+    else:
+        monkeypatch.setenv(setting, address)
+    headers = []
+
+    def refuse(handler):
+        headers.extend(name.lower() for name in handler.headers)
+        handler.send(403)
+
+    s3.fault = lambda *_: refuse
+    with pytest.raises(OutputError, match="no permission"):
+        parse_location("s3://photos/a").write(b"x")
+    assert s3.requests == [("PUT", "/photos/a")]
+    # Older servers do not know these checksums.
+    assert not any("checksum" in name or "trailer" in name for name in headers)
+
+
+def test_a_server_may_want_the_bucket_in_its_name(s3, monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", os.environ["AWS_ENDPOINT_URL"].replace("127.0.0.1", "localhost"))
+    monkeypatch.setattr(remote_requests, "RETRY_SECONDS", 0.1)
+    use_profile(monkeypatch, tmp_path, "s3 =", "  addressing_style = virtual")
+    s3.fault = lambda *_: lambda handler: handler.send(403)
+    # Whether photos.localhost is this machine depends on its resolver.
+    with pytest.raises((OutputError, InterruptedRunError)):
+        parse_location("s3://photos/a").write(b"x")
+    assert s3.requests in ([], [("PUT", "/a")])
+
+
+@pytest.mark.parametrize(
+    ("bundle", "remedy"),
+    [("", "write http://"), ("no-such-file", "certificate of its authority in AWS_CA_BUNDLE")],
+)
+def test_a_server_without_a_certificate_that_is_accepted_has_a_remedy(s3, monkeypatch, bundle, remedy):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", os.environ["AWS_ENDPOINT_URL"].replace("http://", "https://"))
+    if bundle:
+        monkeypatch.setenv("AWS_CA_BUNDLE", bundle)
+    with pytest.raises(UnavailableError) as caught:
+        parse_location("s3://photos/a").read()
+    assert remedy in caught.value.remedy
+
+
 def test_an_invalid_bucket_name_is_an_invalid_argument(s3):
     with pytest.raises(InvalidArgumentError, match="not a valid path in S3"):
         parse_location("s3://a bucket/a").read()
