@@ -25,7 +25,7 @@ from imgpipe.components.common.tfrecord import read_records
 from imgpipe.components.storage import is_file_name, is_local
 
 # The next shard's first parts arrive while the last ones of a shard are hashed.
-_PARALLEL_DOWNLOADS = 2
+_PARALLEL_DOWNLOADS = 3
 
 
 def read_split(folder: Path, split: Split, *, multi_label: bool = False) -> Iterator[ImageRecord]:

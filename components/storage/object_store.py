@@ -47,7 +47,8 @@ from imgpipe.components.storage.remote_requests import explain_full_disk, retry,
 
 # Larger objects are copied in parts of this size, several at a time: one connection is slower than a network.
 PART_BYTES = 8 << 20
-PARTS_AT_ONCE = 8
+# With more, all arrive later: what hashes them in order begins later, and has more left at the end.
+PARTS_AT_ONCE = 4
 READ_BYTES = 1 << 18
 # Of Linux and of all its usual file systems.
 _MAX_NAME_BYTES = 255
