@@ -100,12 +100,14 @@ class ObjectLocation(Location):
     Attributes:
         scheme: The scheme of the store's URIs, e.g. ``gs``.
         service: The store's name in messages.
+        address_setting: What the user sets to the address of the store's server, if there is such a setting.
         bucket: The bucket's name.
         key: The object's name in the bucket, without a ``/`` at the end; empty for the bucket itself.
     """
 
     scheme: ClassVar[str]
     service: ClassVar[str]
+    address_setting: ClassVar[str] = ""
     bucket: str
     key: str = ""
 
@@ -214,7 +216,8 @@ class ObjectLocation(Location):
         try:
             yield
         except RetryError as error:
-            raise unreachable(self.service, self, verb, error.cause or error) from None
+            cause = error.cause or error
+            raise unreachable(self.service, self, verb, cause, setting=self.address_setting) from None
         except Exception as error:
             explained = self.explained(error, verb, error_class)
             if explained is None:

@@ -68,12 +68,23 @@ def retry(function: Callable[[], Result], is_transient: Callable[[BaseException]
     return result
 
 
-def unreachable(service: str, location: object, verb: str, error: BaseException) -> InterruptedRunError:
-    """Returns the error for a service that failed with transient errors until the time was over."""
+def unreachable(
+    service: str, location: object, verb: str, error: BaseException, *, setting: str = ""
+) -> InterruptedRunError:
+    """Returns the error for a service that failed with transient errors until the time was over.
+
+    Args:
+        service: Its name.
+        location: What was read or written.
+        verb: ``read`` or ``write``.
+        error: The last error.
+        setting: The setting with the service's address, if the user may have given one.
+    """
     return InterruptedRunError(
         f"cannot {verb} {location!r}: requests to {service} failed for {retry_seconds():g} seconds; the last "
         f"error: {first_line(error)}",
-        remedy="start it again: finished work is kept",
+        remedy="start it again: finished work is kept"
+        + (f"; if the address is wrong, correct {setting}" if setting else ""),
     )
 
 

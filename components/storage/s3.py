@@ -73,6 +73,7 @@ class S3Location(ObjectLocation):
 
     scheme: ClassVar[str] = "s3"
     service: ClassVar[str] = "S3"
+    address_setting: ClassVar[str] = "AWS_ENDPOINT_URL"
     time_step_ns: ClassVar[int] = 1_000_000_000
 
     @classmethod

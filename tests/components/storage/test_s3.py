@@ -254,8 +254,9 @@ def test_a_server_that_is_not_there_yet_is_asked_again(s3, monkeypatch):
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
         monkeypatch.setattr(remote_requests, "RETRY_SECONDS", 0.2)
-        with pytest.raises(InterruptedRunError, match="failed for 0"):
+        with pytest.raises(InterruptedRunError, match="failed for 0") as caught:
             parse_location("s3://photos/a").read()
+    assert "correct AWS_ENDPOINT_URL" in caught.value.remedy
 
 
 def test_a_question_for_the_status_names_credentials_that_have_expired(s3_of_moto):
