@@ -87,7 +87,7 @@ def main(command_line: Sequence[str]) -> None:
 
 def _write_set(name: str, folder: Path, photos: Path) -> None:
     if name == "shapes":
-        _draw_shapes(folder)
+        draw_shapes(folder)
         return
     draw = random.Random(0)  # noqa: S311 - not a secret
     for source in sorted((photos / "flowers_224" / "train").iterdir()):
@@ -108,7 +108,7 @@ def _write_set(name: str, folder: Path, photos: Path) -> None:
                 shutil.copy(path, target)
 
 
-def _draw_shapes(folder: Path) -> None:
+def draw_shapes(folder: Path) -> None:
     """Draws one large shape of the class among small pieces of any class."""
     draw = random.Random(0)  # noqa: S311 - not a secret
 

@@ -1,11 +1,18 @@
 """Measures what the audit finds of the faults that are planted into good photos.
 
 ``python -m benchmarks.audit --photos FOLDER [--seeds 0,1,2]`` prints tables and ends with one JSON line. The
-folder contains ``flowers_224`` (``train`` and ``val``).
+folder contains ``flowers_224`` (``train`` and ``val``). ``python -m benchmarks.audit --made-up
+25000,50000,100000`` measures only how time and memory grow with the number of images, whose features,
+thumbnails and labels are made up: ``audit_seconds_N`` and ``audit_mib_N``, the peak of the process.
 
 - ``audit_label_recall``, ``audit_label_precision``: of wrong labels, 5% of all, given to random images; means
-  over the seeds. The photos have wrong labels of their own, about 2%, which count as mistakes of the audit.
-  ``audit_label_precision_planted`` leaves out the images that the audit doubts with their own labels too.
+  over the seeds. The photos have wrong labels of their own, which count as mistakes of the audit. A table has
+  other parts of wrong labels, labels that are given to similar classes, and two more sets: ``few``, 20 photos
+  of each label, and ``shapes``, the drawings of ``benchmarks.accuracy_ratio``.
+- ``cleanlab_recall``, ``cleanlab_precision``: of cleanlab, if it is installed (``pip install cleanlab``),
+  with probabilities as in its tutorials: five folds of a logistic regression of the last layer's features;
+  ``cleanlab_ours_...`` with our probabilities. ``audit_precision_at_cleanlab_recall``: of as many of our most
+  doubted images as reach cleanlab's recall.
 - ``audit_copies_found``: of 150 copies of training photos among the validation photos, a third each scaled,
   recompressed and cropped. ``audit_copies_false_alarms``: the findings of copies among the other
   photos, divided by their number; real ones, about two dozen, count as false.
@@ -17,11 +24,14 @@ folder contains ``flowers_224`` (``train`` and ``val``).
   with 80% of the images is in the interval that was forecast from 10% to 40%; ``audit_forecast_error``: the
   mean difference.
 - ``audit_accuracy_gain``: the accuracy of a linear classifier on the photos of ``val`` after what the audit
-  names was dropped from the training photos with wrong labels, minus the accuracy before.
+  names was dropped from the training photos with wrong labels, minus the accuracy before;
+  ``audit_accuracy_gain_of_truth``: with the original labels.
 """
 
 import argparse
+import importlib
 import io
+import resource
 import statistics
 import sys
 import tempfile
@@ -34,20 +44,28 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.accuracy_ratio import draw_shapes
 from benchmarks.measure import print_result, print_table
 from benchmarks.needs import check_needs
-from imgpipe.components.audit.inspection import Inspection, file_traits, inspect_images
+from imgpipe.components.audit.inspection import ImageFacts, Inspection, file_traits, inspect_images
 from imgpipe.components.audit.learning_curve import forecast, measure_accuracies
 from imgpipe.components.audit.shortcuts import find_shortcuts
-from imgpipe.components.audit.wrong_labels import find_wrong_labels
-from imgpipe.components.common.dataset import TRAIN, read_manifest
-from imgpipe.components.common.records import ImageRecord
+from imgpipe.components.audit.wrong_labels import (
+    find_wrong_labels,
+    out_of_sample_probabilities,
+    wrong_label_probabilities,
+)
+from imgpipe.components.common.dataset import TRAIN, in_usual_order, read_manifest
+from imgpipe.components.common.dataset_reader import read_split
+from imgpipe.components.common.records import ImageRecord, label_to_class
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
 from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_PIXELS
 
 _IMAGES, _COPIES, _PLANTINGS = 4_000, 150, 10
 _WRONG = 0.05
+# Photos of each label in the set `few`.
+_FEW = 20
 _COPY, _FILLER = "copy-", "filler-"
 _SHORTCUTS = ("PNG", "size", "quality", "camera")
 _MODEL_TAG = 272
@@ -61,15 +79,39 @@ class Photos:
 
     Attributes:
         inspection: All of them, with planted copies and fillers.
-        features: [images, features].
+        features: Of each layer, [images, features].
         own: The numbers of the photos themselves.
         classes: The label of each image.
     """
 
     inspection: Inspection
-    features: NDArray[np.float32]
+    features: Sequence[NDArray[np.float32]]
     own: NDArray[np.int64]
     classes: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LabelledFeatures:
+    """Images into which wrong labels are planted.
+
+    Attributes:
+        features: Of each layer, [images, features].
+        classes: The label of each image.
+        groups: Copies of each other.
+    """
+
+    features: Sequence[NDArray[np.float32]]
+    classes: NDArray[np.int64]
+    groups: Sequence[Sequence[int]]
+
+    @property
+    def labels(self) -> int:
+        """The number of labels."""
+        return int(self.classes.max()) + 1
+
+    def probabilities(self, classes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Returns what the audit judges labels by."""
+        return out_of_sample_probabilities(self.features, classes, self.labels, self.groups)
 
 
 def write_photos(photos: Path, folder: Path) -> dict[str, str]:
@@ -138,50 +180,127 @@ def measure_copies(
     }
 
 
-def measure_labels(photos: Photos, seeds: Sequence[int], groups: Sequence[Sequence[int]]) -> dict[str, float]:
+def measure_labels(
+    photos: Photos, drawings: LabelledFeatures, seeds: Sequence[int], groups: Sequence[Sequence[int]]
+) -> dict[str, float]:
     """Returns how well planted wrong labels are found, and what dropping them is worth."""
     own = photos.own
     position = {number: index for index, number in enumerate(own.tolist())}
     groups = [[position[number] for number in group if number in position] for group in groups]
-    groups = [group for group in groups if len(group) > 1]
-    features, classes = photos.features[own], photos.classes[own]
-    is_train = photos.inspection.splits[own] == TRAIN
-    labels = len(photos.inspection.labels)
-    doubted_anyway = {doubt.number for doubt in find_wrong_labels(features, classes, labels, groups)}
-    rows, found = [], []
-    for seed in seeds:
-        draw = np.random.default_rng(seed)
-        wrong = draw.choice(len(own), round(_WRONG * len(own)), replace=False)
-        planted = classes.copy()
-        planted[wrong] = (classes[wrong] + draw.integers(1, labels, len(wrong))) % labels
-        named = {doubt.number for doubt in find_wrong_labels(features, planted, labels, groups)}
-        wrong_images = set(wrong.tolist())
-        hits = len(named & wrong_images)
-        kept = is_train & ~np.isin(np.arange(len(own)), list(named))
-        accuracies = [
-            probe_accuracy(features, targets, classes, training, ~is_train)
-            for targets, training in ((planted, is_train), (planted, kept), (classes, is_train))
-        ]
-        values = {
-            "audit_label_recall": hits / len(wrong),
-            "audit_label_precision": hits / max(len(named), 1),
-            "audit_label_precision_planted": hits
-            / max(len(named - (doubted_anyway - set(wrong.tolist()))), 1),
-            "audit_accuracy_gain": accuracies[1] - accuracies[0],
-        }
-        found.append(values)
-        rows.append((str(seed), *(f"{value:.3f}" for value in (*list(values.values())[:3], *accuracies))))
-    header = (
-        "recall",
-        "precision",
-        "precision without own",
-        "accuracy",
-        "after dropping",
-        "without wrong labels",
+    flowers = LabelledFeatures(
+        [layer[own] for layer in photos.features],
+        photos.classes[own],
+        [group for group in groups if len(group) > 1],
     )
-    print_table(("seed", *header), rows)
-    print(f"doubted with their own labels: {len(doubted_anyway)} of {len(own)}")
-    return {name: statistics.mean(values[name] for values in found) for name in found[0]}
+    is_train = photos.inspection.splits[own] == TRAIN
+    few = np.concatenate(
+        [np.flatnonzero(is_train & (flowers.classes == index))[:_FEW] for index in range(flowers.labels)]
+    )
+    few_flowers = LabelledFeatures([layer[few] for layer in flowers.features], flowers.classes[few], [])
+    rows = []
+    for name, images in (("flowers", flowers), ("few", few_flowers), ("shapes", drawings)):
+        for confusable, part in ((False, 0.0), (False, 0.02), (False, _WRONG), (False, 0.1), (True, _WRONG)):
+            found = [find_planted(images, part, seed, confusable=confusable) for seed in seeds]
+            recall, precision, named = np.mean([values[:3] for values in found], axis=0).tolist()
+            kind = "the most similar label" if confusable else "any label"
+            rows.append((name, f"{part:.0%}", kind, f"{recall:.3f}", f"{precision:.3f}", f"{named:.1f}"))
+    print_table(("set", "wrong", "planted", "recall", "precision", "named"), rows)
+    results = [measure_photos(flowers, is_train, seed) for seed in seeds]
+    print_table(
+        ("seed", *results[0]),
+        [
+            (str(seed), *(f"{value:.3f}" for value in found.values()))
+            for seed, found in zip(seeds, results, strict=True)
+        ],
+    )
+    return {name: statistics.mean(values[name] for values in results) for name in results[0]}
+
+
+def plant(
+    images: LabelledFeatures, part: float, seed: int, *, confusable: bool = False
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Returns labels, some of which are wrong: any other one, or the one that a label is most taken for."""
+    draw = np.random.default_rng(seed)
+    classes, count = images.classes, len(images.classes)
+    wrong = draw.choice(count, round(part * count), replace=False)
+    planted = classes.copy()
+    planted[wrong] = (classes[wrong] + draw.integers(1, images.labels, len(wrong))) % images.labels
+    if confusable:
+        found = images.probabilities(classes)
+        means = [found[classes == index].mean(axis=0) for index in range(images.labels)]
+        confused = np.where(np.eye(images.labels, dtype=bool), 0.0, means).argmax(axis=1)
+        planted[wrong] = confused[classes[wrong]]
+    return planted, planted != classes
+
+
+def find_planted(
+    images: LabelledFeatures, part: float, seed: int, *, confusable: bool
+) -> tuple[float, float, int]:
+    """Returns recall and precision, of planted labels only, and how many images were named."""
+    planted, wrong = plant(images, part, seed, confusable=confusable)
+    named = [
+        doubt.number for doubt in find_wrong_labels(images.features, planted, images.labels, images.groups)
+    ]
+    hits = int(wrong[named].sum())
+    return hits / max(int(wrong.sum()), 1), hits / max(len(named), 1), len(named)
+
+
+def measure_photos(images: LabelledFeatures, is_train: NDArray[np.bool_], seed: int) -> dict[str, float]:
+    """Returns the measures of one seed, with those of cleanlab if it is installed."""
+    planted, wrong = plant(images, _WRONG, seed)
+    probabilities = images.probabilities(planted)
+    doubts = wrong_label_probabilities(probabilities, planted)
+    found = find_wrong_labels(images.features, planted, images.labels, images.groups)
+    named = np.isin(np.arange(len(planted)), [doubt.number for doubt in found])
+    kept = is_train & ~named
+    last = images.features[-1]
+    before, after, truth = (
+        probe_accuracy(last, targets, images.classes, training, ~is_train)
+        for targets, training in ((planted, is_train), (planted, kept), (images.classes, is_train))
+    )
+    values = {
+        "audit_label_recall": float(named[wrong].mean()),
+        "audit_label_precision": float(wrong[named].mean()),
+        "audit_accuracy_gain": after - before,
+        "audit_accuracy_gain_of_truth": truth - before,
+    }
+    try:
+        # No dependency: it may be missing.
+        find_label_issues = importlib.import_module("cleanlab.filter").find_label_issues
+    except ImportError:
+        print("cleanlab is not installed: without it, nothing is compared")
+        return values
+    for name, given in (("cleanlab", cross_validated(last, planted)), ("cleanlab_ours", probabilities)):
+        issues = find_label_issues(planted, given)
+        recall = float(issues[wrong].mean())
+        order = np.argsort(-doubts, kind="stable")
+        hits = np.cumsum(wrong[order])
+        first = int(np.searchsorted(hits, recall * wrong.sum())) + 1
+        values |= {
+            f"{name}_recall": recall,
+            f"{name}_precision": float(wrong[issues].mean()),
+            f"audit_precision_at_{name}_recall": float(hits[first - 1] / first),
+        }
+    return values
+
+
+def cross_validated(features: NDArray[np.float32], classes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns probabilities as in cleanlab's tutorials: five folds of a logistic regression."""
+    # Imported here: it takes seconds to load.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import cross_val_predict
+
+    model = LogisticRegression(C=0.01, max_iter=300)
+    found: NDArray[np.float64] = cross_val_predict(
+        model, standardized(features), classes, method="predict_proba"
+    )
+    return found
+
+
+def standardized(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns features with mean 0 and variance 1."""
+    scaled: NDArray[np.float32] = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-9)
+    return scaled
 
 
 def probe_accuracy(
@@ -195,7 +314,7 @@ def probe_accuracy(
     # Imported here: it takes seconds to load.
     from sklearn.linear_model import LogisticRegression
 
-    scaled = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-9)
+    scaled = standardized(features)
     model = LogisticRegression(C=0.01, max_iter=300).fit(scaled[training], targets[training])
     return float((model.predict(scaled[measured]) == truth[measured]).mean())
 
@@ -229,7 +348,7 @@ def measure_forecasts(photos: Photos) -> dict[str, float]:
     """Returns how well accuracies with more images are forecast."""
     labels = photos.inspection.labels
     sizes, accuracies = measure_accuracies(
-        photos.features[photos.own], photos.classes[photos.own], len(labels)
+        photos.features[-1][photos.own], photos.classes[photos.own], len(labels)
     )
     rows, errors, covered = [], [], []
     for index, name in enumerate(["all", *labels]):
@@ -264,12 +383,71 @@ def changed_traits(path: Path, kind: str) -> dict[str, str]:
     return file_traits(ImageRecord(buffer.getvalue(), filename=str(path)))
 
 
+def measure_growth(counts: Sequence[int]) -> dict[str, float]:
+    """Returns the seconds and MiB of an audit of made-up images, without their features and the page."""
+    from imgpipe.components.audit.audit import audit_images
+
+    rows = []
+    values: dict[str, float] = {}
+    for count in counts:
+        inspection, features = made_up_images(count)
+        started = time.monotonic()
+        found = audit_images(inspection, [features]).counts
+        seconds = time.monotonic() - started
+        mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        rows.append(
+            (f"{count:,}", f"{seconds:.1f}", f"{1e3 * seconds / count:.2f}", f"{mib:,.0f}", str(found))
+        )
+        print(*rows[-1], flush=True)
+        values |= {f"audit_seconds_{count}": seconds, f"audit_mib_{count}": mib}
+        del inspection, features
+    print_table(("images", "seconds", "ms an image", "peak MiB", "found"), rows)
+    return values
+
+
+def made_up_images(count: int) -> tuple[Inspection, NDArray[np.float32]]:
+    """Returns images of ten classes: 1% are copies, and 1% have wrong labels."""
+    draw = np.random.default_rng(0)
+    classes = np.arange(count) % 10
+    features = draw.standard_normal((count, 1280), np.float32)
+    features += draw.standard_normal((10, 1280), np.float32)[classes]
+    thumbnails = draw.integers(0, 255, (count, 64, 64), np.uint8)
+    copies = count // 100
+    features[-copies:] = features[:copies] + 0.3 * draw.standard_normal((copies, 1280), np.float32)
+    thumbnails[-copies:] = thumbnails[:copies]
+    classes[-copies:] = classes[:copies]
+    classes[copies : 2 * copies] = (classes[copies : 2 * copies] + 1) % 10
+    images = tuple(
+        ImageFacts(
+            path=f"{number}.jpg",
+            split=TRAIN,
+            index=number,
+            classes=(int(index),),
+            digest=number.to_bytes(16),
+            pixels=50_000,
+            traits={"format": "JPEG RGB"},
+            brightness=(120.0, 240.0),
+            contrast=60.0,
+            sharpness=0.3,
+        )
+        for number, index in enumerate(classes)
+    )
+    hashes = draw.integers(0, 255, (count, 32), np.uint8)
+    colors = draw.integers(0, 255, (count, 3), np.uint8)
+    return Inspection(tuple("abcdefghij"), images, hashes, colors, thumbnails), features
+
+
 def main(command_line: Sequence[str]) -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--photos", type=Path, required=True, help="folder with flowers_224")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--photos", type=Path, help="folder with flowers_224")
+    source.add_argument("--made-up", help="numbers of images, comma-separated, growing")
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated seeds of the wrong labels")
     options = parser.parse_args(command_line)
+    if options.made_up:
+        print_result(**measure_growth([int(count) for count in options.made_up.split(",")]))
+        return
     check_needs(minutes=5, disk_gb=1, weights={"mobilenet-v2": 224})
     # Imported here: TensorFlow takes seconds to load.
     from imgpipe.components.audit.audit import audit_images
@@ -291,9 +469,23 @@ def main(command_line: Sequence[str]) -> None:
         own = np.flatnonzero([not name.startswith(added) for name in names])
         classes = np.array([image.classes[0] for image in inspection.images])
         photos = Photos(inspection, features, own, classes)
-        groups = find_copies(inspection, features).groups
+        draw_shapes(folder / "shapes")
+        convert(ConvertArguments(images=str(folder / "shapes")), folder / "drawn")
+        drawn = read_manifest(folder / "drawn")
+        drawings = LabelledFeatures(
+            image_features(drawn, folder / "drawn", "mobilenet-v2", folder / "features"),
+            np.array(
+                [
+                    label_to_class(record.label)
+                    for split in in_usual_order(drawn.splits).values()
+                    for record in read_split(folder / "drawn", split)
+                ]
+            ),
+            [],
+        )
+        groups = find_copies(inspection, features[-1]).groups
         values = {
-            **measure_labels(photos, [int(seed) for seed in options.seeds.split(",")], groups),
+            **measure_labels(photos, drawings, [int(seed) for seed in options.seeds.split(",")], groups),
             **measure_copies(photos, groups, sources),
             **measure_shortcuts(photos, folder / "photos"),
             **measure_forecasts(photos),

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from imgpipe.components.audit.arguments import AuditArguments
 from imgpipe.components.audit.copies import copy_findings, find_copies
 from imgpipe.components.audit.features import image_features
-from imgpipe.components.audit.findings import WRONG_LABEL, Finding, findings_csv, relabel, sort_findings
+from imgpipe.components.audit.findings import (
+    KINDS,
+    NEED_ONE_LABEL,
+    WRONG_LABEL,
+    Finding,
+    findings_csv,
+    relabel,
+    sort_findings,
+)
 from imgpipe.components.audit.inspection import Inspection, inspect_images
 from imgpipe.components.audit.learning_curve import Curve, learning_curves
 from imgpipe.components.audit.quality import find_useless_images
@@ -41,12 +49,19 @@ class Audit:
         shortcuts: Labels that a property of the files gives away.
         not_judged: The labels that were not judged: they have too few images, or no other label has enough.
         curves: The accuracy against the number of images: first of all, then of each label.
+        not_searched: What was not searched for, because an image may have several labels.
     """
 
     findings: tuple[Finding, ...]
     shortcuts: tuple[Shortcut, ...]
     not_judged: tuple[str, ...]
     curves: tuple[Curve, ...] = ()
+    not_searched: tuple[str, ...] = ()
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The kinds of findings that were searched for."""
+        return tuple(kind for kind in (*KINDS, *NEED_ONE_LABEL[1:]) if kind not in self.not_searched)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -62,6 +77,8 @@ class Audit:
                 for shortcut in self.shortcuts
             ],
             "labels_not_judged": list(self.not_judged),
+            "searched": list(self.searched),
+            "not_searched": list(self.not_searched),
             "learning_curves": [dataclasses.asdict(curve) for curve in self.curves],
         }
 
@@ -103,24 +120,24 @@ def audit(dataset_folder: Path, output: Path, arguments: AuditArguments) -> Audi
 
 
 def audit_images(
-    inspection: Inspection, features: NDArray[np.float32], *, multi_label: bool = False
+    inspection: Inspection, features: Sequence[NDArray[np.float32]], *, multi_label: bool = False
 ) -> Audit:
     """Returns what the audit finds.
 
-    Labels are judged only in data sets in which each image has one.
+    Labels are judged only in data sets in which each image has one; ``Audit.not_searched`` says so.
 
     Args:
         inspection: The images.
-        features: [images, features].
+        features: Of each layer, [images, features]; the last one is the network's output.
         multi_label: Whether an image may have several labels, or none.
     """
     useless = list(find_useless_images(inspection))
-    copies = find_copies(inspection, features)
+    copies = find_copies(inspection, features[-1])
     excluded = {finding.number for finding in useless if finding.suggestion}
     findings = [*useless, *copy_findings(inspection, copies, excluded)]
-    if multi_label:
-        return Audit(tuple(sort_findings(findings)), (), ())
     labels = inspection.labels
+    if multi_label:
+        return Audit(tuple(sort_findings(findings)), (), labels, not_searched=NEED_ONE_LABEL)
     classes = np.array([image.classes[0] for image in inspection.images], np.int64)
     # One suggestion for each image: a person may accept all of them.
     dropped = {finding.number for finding in findings if finding.suggestion}
@@ -138,7 +155,7 @@ def audit_images(
     counts = np.bincount(classes, minlength=len(labels))
     few = tuple(label for label, count in zip(labels, counts, strict=True) if count < MIN_IMAGES_OF_CLASS)
     not_judged = few if len(labels) - len(few) > 1 else tuple(labels)
-    curves = learning_curves(features, classes, labels, copies.groups)
+    curves = learning_curves(features[-1], classes, labels, copies.groups)
     return Audit(tuple(sort_findings(findings)), tuple(shortcuts), not_judged, tuple(curves))
 
 
@@ -158,8 +175,10 @@ def _log(manifest: Manifest, result: Audit) -> None:
     found = ", ".join(f"{count:,} {kind}" for kind, count in result.counts.items()) or "no findings"
     shortcuts = f", {plural(len(result.shortcuts), 'label')} given away" if result.shortcuts else ""
     not_judged = f"; {plural(len(result.not_judged), 'label')} not judged" if result.not_judged else ""
-    if manifest.multi_label:
-        not_judged = "; labels not judged: images may have several"
+    if result.not_searched:
+        not_judged = (
+            f"; not searched, because images may have several labels: {', '.join(result.not_searched)}"
+        )
     log_result(
         "audit", f"{plural(images, 'image')}: {found}{shortcuts}{not_judged}", **result.to_json(labels)
     )

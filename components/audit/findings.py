@@ -18,6 +18,8 @@ DARK = "dark"
 BLURRED = "blurred"
 # In the order of the table and the page.
 KINDS = (WRONG_LABEL, TWO_LABELS, ACROSS_SPLITS, PLACEHOLDER, BLANK, DARK, BLURRED, COPY)
+# Each needs images that have one label.
+NEED_ONE_LABEL = (WRONG_LABEL, "label given away", "what more images would buy")
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Finding:
     Attributes:
         kind: One of ``KINDS``.
         number: The image, in the order of the inspection.
-        score: How sure it is, 0..1; of two findings of one kind, the surer one has the higher score.
+        score: How sure it is, 0..1; of two findings of one kind, the surer one has the higher score. For a
+            wrong label, its probability.
         suggestion: The action that is suggested; empty = a person must look.
         other: The image that it is a copy of; None for other kinds.
     """

@@ -31,7 +31,7 @@ _MAX_CURVES = 4
 # As in the evaluation's report.
 _MAX_PICTURE_BYTES = 3_300_000
 _ABOUT = {
-    "wrong label": "The other images of the data set speak for another label. Sorted by how clearly they do.",
+    "wrong label": "Other images speak for another label. The number is the probability that it is wrong.",
     "copy with another label": "The same picture under two labels: at most one of them is right.",
     "copy in another split": "The same picture in training and measurement, whose accuracy is too high.",
     "placeholder": "Many equal images under different names, such as the picture of a missing photo.",
@@ -95,7 +95,8 @@ def audit_report(manifest: Manifest, folder: Path, inspection: Inspection, audit
         images=len(inspection.images),
         splits={name: split.examples for name, split in in_usual_order(manifest.splits).items()},
         digest=manifest.digest(),
-        multi_label=manifest.multi_label,
+        searched=audit.searched,
+        not_searched=audit.not_searched,
         labels=inspection.labels,
         not_judged=audit.not_judged,
         curves=sorted(audit.curves, key=lambda curve: (bool(curve.name), -curve.gain)),

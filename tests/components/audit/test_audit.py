@@ -35,7 +35,7 @@ def flawed(tmp_path_factory):
     draw = np.random.default_rng(0)
     shown = [("b" in image.path[:1]) != (image.path in WRONG) for image in inspection.images]
     features = draw.normal(0, 0.5, (len(shown), 16)) + np.where(np.array(shown)[:, None], 1, -1)
-    return folder, inspection, audit_images(inspection, features.astype(np.float32))
+    return folder, inspection, audit_images(inspection, [features.astype(np.float32)])
 
 
 def test_the_table_lists_findings_with_suggestions_and_no_action(flawed):
@@ -80,7 +80,7 @@ def test_labels_that_cannot_be_judged_are_named(counts, tmp_path):
     files = {f"{label}/{n}.jpg": encoded(picture(n)) for label in counts for n in range(counts[label])}
     folder = data_set(tmp_path, files)
     inspection = inspect_images(read_manifest(folder), folder, 10**9)
-    result = audit_images(inspection, np.eye(len(files), 16, dtype=np.float32))
+    result = audit_images(inspection, [np.eye(len(files), 16, dtype=np.float32)])
     assert result.not_judged == tuple(counts)
     assert f"Not judged: {', '.join(counts)}." in audit_report(
         read_manifest(folder), folder, inspection, result
@@ -175,7 +175,14 @@ def test_small_data_sets_of_small_images_are_audited(tmp_path, images, multi_lab
     manifest = convert(arguments, tmp_path / "data")
     inspection = inspect_images(manifest, tmp_path / "data", 10**9)
     features = np.random.default_rng(0).normal(size=(2 * images, 8)).astype(np.float32)
-    result = audit_images(inspection, features, multi_label=multi_label)
+    result = audit_images(inspection, [features], multi_label=multi_label)
     # Each image is in both splits.
     assert result.counts["copy in another split"] == images
-    assert "Data audit" in audit_report(manifest, tmp_path / "data", inspection, result)
+    page = audit_report(manifest, tmp_path / "data", inspection, result)
+    assert "Data audit" in page
+    summary = result.to_json(manifest.labels)
+    unsearched = {"wrong label", "label given away", "what more images would buy"} if multi_label else set()
+    assert set(summary["not_searched"]) == unsearched
+    assert summary["searched"][-1] == ("copy" if multi_label else "what more images would buy")
+    assert ("Not searched" in page) == multi_label
+    assert ("labels given away" in page) != multi_label
