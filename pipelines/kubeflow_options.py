@@ -21,29 +21,16 @@ _OF_THE_IMAGE = frozenset(
 
 
 @dataclass(frozen=True)
-class Volume:
-    """A PersistentVolumeClaim that every step's pod mounts.
-
-    Attributes:
-        claim: Its name.
-        folder: Where it is mounted.
-    """
-
-    claim: str
-    folder: str
-
-
-@dataclass(frozen=True)
 class KubeflowOptions:
     """What is added to a pipeline.
 
     Attributes:
         has_notify: Whether a last step calls the webhook.
-        volumes: The volumes of the steps that read or write data.
+        volumes: The claim and the folder of each volume of the steps that read or write data.
     """
 
     has_notify: bool = False
-    volumes: tuple[Volume, ...] = ()
+    volumes: tuple[tuple[str, str], ...] = ()
 
 
 NO_ADDITIONS = KubeflowOptions()
@@ -60,7 +47,7 @@ def kubeflow_options(*, notify_step: bool, volumes: Sequence[str]) -> KubeflowOp
         InvalidArgumentError: naming a volume that is not valid, or a folder that is given twice.
     """
     parsed = tuple(_parse_volume(text) for text in volumes)
-    folders = [volume.folder for volume in parsed]
+    folders = [folder for _, folder in parsed]
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
         raise InvalidArgumentError(
             f"--volume gives {twice[0]} twice", remedy="mount each volume at a folder of its own"
@@ -75,12 +62,12 @@ def check_paths_are_mounted(options: KubeflowOptions, values: Mapping[str, Any])
         InvalidArgumentError: naming argument and path; also for a deploy_dir on a claim that is not mounted.
     """
     on_volume = split_volume_uri(str(values.get("deploy_dir") or ""))
-    if on_volume and on_volume[0] not in [volume.claim for volume in options.volumes]:
+    if on_volume and on_volume[0] not in [claim for claim, _ in options.volumes]:
         raise InvalidArgumentError(
             f"deploy_dir={values['deploy_dir']}: the steps do not mount the volume {on_volume[0]}",
             remedy=f"add --volume {on_volume[0]}:/FOLDER",
         )
-    folders = [PurePosixPath(volume.folder) for volume in options.volumes]
+    folders = [PurePosixPath(folder) for _, folder in options.volumes]
     for name in path_arguments(*INPUT_KINDS, Kind.OUTPUT_FOLDER) if folders else ():
         for path in paths_in(name, str(values.get(name) or "")):
             normal = PurePosixPath(posixpath.normpath(path))
@@ -91,7 +78,8 @@ def check_paths_are_mounted(options: KubeflowOptions, values: Mapping[str, Any])
                 )
 
 
-def _parse_volume(text: str) -> Volume:
+def _parse_volume(text: str) -> tuple[str, str]:
+    """Returns the claim and the folder."""
     claim, _, folder = text.partition(":")
     parts = PurePosixPath(folder).parts
     is_folder = len(parts) > 1 and parts[0] == "/" and ".." not in parts and ":" not in folder
@@ -105,4 +93,4 @@ def _parse_volume(text: str) -> Volume:
             f"--volume={text!r} would hide the folder /{parts[1]} of the image",
             remedy="mount it elsewhere, e.g. at /data",
         )
-    return Volume(claim, str(PurePosixPath(folder)))
+    return claim, str(PurePosixPath(folder))

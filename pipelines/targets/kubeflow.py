@@ -70,11 +70,10 @@ def _configure_task(step: str, task: Any, inputs: Mapping[str, Any], *, options:
         optional=True,
     )
     if step != "notify":
-        for volume in options.volumes:
-            kubernetes.mount_pvc(task, pvc_name=volume.claim, mount_path=volume.folder)
+        for claim, folder in options.volumes:
+            kubernetes.mount_pvc(task, pvc_name=claim, mount_path=folder)
         if options.volumes:
-            folders = {volume.claim: volume.folder for volume in options.volumes}
-            task.set_env_variable(VOLUMES_VARIABLE, json.dumps(folders))
+            task.set_env_variable(VOLUMES_VARIABLE, json.dumps(dict(options.volumes)))
         if options.has_notify:
             task.set_env_variable(HAS_NOTIFY_VARIABLE, "1")
     kubernetes.use_field_path_as_env(task, RUN_VARIABLE, "metadata.labels['pipeline/runid']")

@@ -18,7 +18,7 @@ from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS
 from imgpipe.components.storage.volumes import VOLUMES_VARIABLE
 from imgpipe.pipelines.builders import builders_of
 from imgpipe.pipelines.images import ROLES, Images
-from imgpipe.pipelines.kubeflow_options import KubeflowOptions, Volume
+from imgpipe.pipelines.kubeflow_options import KubeflowOptions
 from imgpipe.pipelines.targets.kubeflow import KUBEFLOW, kubeflow_target
 from imgpipe.pipelines.targets.local import LOCAL
 from imgpipe.pipelines.targets.vertex import VERTEX
@@ -357,7 +357,7 @@ def parameters_used(value):
 @pytest.fixture(scope="module", params=BUILDERS)
 def with_additions(request, tmp_path_factory):
     """The name and the two documents of each pipeline with a notify step and a volume."""
-    options = KubeflowOptions(has_notify=True, volumes=(Volume("photos", "/data"),))
+    options = KubeflowOptions(has_notify=True, volumes=(("photos", "/data"),))
     file = tmp_path_factory.mktemp("additions") / "pipeline.yaml"
     pipeline = BUILDERS[request.param](kubeflow_target(options), Images())
     Compiler().compile(pipeline, package_path=str(file))
