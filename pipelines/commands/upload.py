@@ -1,6 +1,5 @@
 """upload: the pipelines with a form, for people who start runs in the browser."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -9,21 +8,12 @@ from imgpipe.components.common.errors import InvalidArgumentError, UnavailableEr
 from imgpipe.components.preflight.pipeline_inputs import PIPELINES
 from imgpipe.pipelines.commands.grouped_options import GroupedCommand
 from imgpipe.pipelines.commands.job_options import file_options, images_of
-from imgpipe.pipelines.commands.output import exit_on_error, format_option, show_many
+from imgpipe.pipelines.commands.output import exit_on_error, format_option, show_rows
 from imgpipe.pipelines.commands.target_options import TargetOptions, jobs_of, target_options
 from imgpipe.pipelines.compiled_pipelines import all_arguments_file, pipeline_file
 from imgpipe.pipelines.kubeflow_options import kubeflow_options
 from imgpipe.pipelines.targets.kubeflow_jobs import KubeflowJobs
 from imgpipe.pipelines.targets.kubeflow_requests import RunRequest
-
-
-@dataclass(frozen=True)
-class Uploaded:
-    """An uploaded pipeline."""
-
-    pipeline: str
-    pipeline_id: str
-    version_id: str
 
 
 @click.command(
@@ -64,5 +54,5 @@ def upload(target: TargetOptions, output_format: str, **options: Any) -> None:
                 remedy="ask for the role to edit pipelines; with an older Kubeflow Pipelines use "
                 f"{all_arguments_file(name, 'kubeflow')}.yaml, whose form has no drop-down lists",
             )
-        uploaded.append(Uploaded(name.replace("_", "-"), *ids))
-    show_many(uploaded, ("pipeline", "version_id"), output_format)
+        uploaded.append((name.replace("_", "-"), *ids))
+    show_rows(uploaded, ("pipeline", "pipeline_id", "version_id"), output_format)
