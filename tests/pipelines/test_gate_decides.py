@@ -84,7 +84,8 @@ def test_a_passing_model_is_deployed_and_a_blocked_one_ends_the_run_successfully
     failed = [event["problem"] for event in events if event["event"] == "step_failed"]
     if deployed:
         assert ran == {"gate", "deploy"}
-        assert failed == [f"there is no SavedModel in {str(tmp_path / 'no model')!r}"]
+        [problem] = failed
+        assert str(tmp_path / "no model") in problem
     else:
         assert ran == {"gate"}
         assert result.returncode == 0
