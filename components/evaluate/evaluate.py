@@ -219,7 +219,6 @@ def _held_out_metrics(predictions: _Predictions, provenance: Mapping[str, Any]) 
     calibration = compute_calibration(predictions.classes, predictions.probabilities)
     accuracy = metrics.top_1_accuracy
     return HeldOutMetrics(
-        split=TEST,
         examples=metrics.examples,
         top_1_accuracy=accuracy,
         top_1_accuracy_interval=accuracy_interval(accuracy, int(predictions.has_label.sum())),
@@ -313,7 +312,7 @@ def _log(evaluation: Evaluation) -> None:
     if test is not None:
         bounds = test.top_1_accuracy_interval
         held_out = (
-            f"; {test.top_1_accuracy:.4f} on {plural(test.examples, 'image')} of {test.split} "
+            f"; {test.top_1_accuracy:.4f} on {plural(test.examples, 'image')} of {TEST} "
             f"(95% CI {bounds.lower:.4f} to {bounds.upper:.4f})"
         )
     average = ""

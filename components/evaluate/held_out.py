@@ -58,7 +58,6 @@ class HeldOutMetrics:
     """The figures on the test split, which neither the training nor the choice of the best step has used.
 
     Attributes:
-        split: Its name.
         examples: Number of images.
         top_1_accuracy: As in ``Metrics``.
         top_1_accuracy_interval: Its 95% confidence interval.
@@ -67,7 +66,6 @@ class HeldOutMetrics:
         label_sets: The metrics of the label sets.
     """
 
-    split: str
     examples: int
     top_1_accuracy: float
     top_1_accuracy_interval: Interval

@@ -104,7 +104,11 @@ def compute_metrics(labels: NDArray[np.integer[Any]], probabilities: NDArray[np.
     # int64, because labels of a small integer type would overflow.
     cells, counts = np.unique(labels.astype(np.int64) * classes + predicted, return_counts=True)
     loss = -np.log(np.clip(true_probability.astype(np.float64), MIN_PROBABILITY, 1.0))
-    per_class = _per_class(labels, predicted, classes)
+    counts_of_classes = [
+        np.bincount(values, minlength=classes).tolist()
+        for values in (labels[labels == predicted], labels, predicted)
+    ]
+    per_class = tuple(ClassMetrics(**class_counts(*cell)) for cell in zip(*counts_of_classes, strict=True))
     return Metrics(
         examples=examples,
         top_1_accuracy=float(np.mean(predicted == labels)),
@@ -181,16 +185,6 @@ def row_chunks(probabilities: NDArray[np.floating[Any]]) -> Iterator[slice]:
     examples, classes = probabilities.shape
     rows = max(1, _CHUNK_PROBABILITIES // max(1, classes))
     return (slice(start, start + rows) for start in range(0, examples, rows))
-
-
-def _per_class(
-    labels: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]], classes: int
-) -> tuple[ClassMetrics, ...]:
-    counts = [
-        np.bincount(values, minlength=classes).tolist()
-        for values in (labels[labels == predicted], labels, predicted)
-    ]
-    return tuple(ClassMetrics(**class_counts(*cell)) for cell in zip(*counts, strict=True))
 
 
 def class_counts(hits: int, support: int, predicted: int) -> dict[str, Any]:

@@ -97,9 +97,10 @@ def compute_multi_label_metrics(
             "no image of the evaluation has a label", remedy="add images with labels to the split"
         )
     predicted = probabilities >= THRESHOLD
+    counts = (array.sum(axis=0).tolist() for array in (targets & predicted, targets, predicted))
     per_class = tuple(
-        _label_metrics(targets[:, label], predicted[:, label], probabilities[:, label])
-        for label in range(targets.shape[1])
+        LabelMetrics(**class_counts(*cell), average_precision=average_precision(target, of_label))
+        for *cell, target, of_label in zip(*counts, targets.T, probabilities.T, strict=True)
     )
     hits, decisions = int((targets & predicted).sum()), int(targets.sum() + predicted.sum())
     return MultiLabelMetrics(
@@ -134,13 +135,6 @@ def average_precision(target: NDArray[np.bool_], probabilities: NDArray[np.float
     last = np.append(np.flatnonzero(np.diff(probabilities[order])), len(order) - 1)
     precision, new_hits = hits[last] / (last + 1), np.diff(hits[last], prepend=0)
     return float((precision * new_hits).sum() / hits[-1])
-
-
-def _label_metrics(
-    target: NDArray[np.bool_], predicted: NDArray[np.bool_], probabilities: NDArray[np.floating[Any]]
-) -> LabelMetrics:
-    counts = (int(array.sum()) for array in (target & predicted, target, predicted))
-    return LabelMetrics(**class_counts(*counts), average_precision=average_precision(target, probabilities))
 
 
 def _cross_entropy(targets: NDArray[np.bool_], probabilities: NDArray[np.floating[Any]]) -> float:

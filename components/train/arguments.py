@@ -353,10 +353,6 @@ class TrainingArguments:
         """
         return dataclasses.replace(self, **recipe_values(vars(self), data))
 
-    def optimizer_settings(self) -> dict[str, float | bool]:
-        """Returns the optimizer's settings: its defaults, overridden by ``optimizer_arguments``."""
-        return optimizer_settings(self.optimizer_type, self.optimizer_arguments)
-
     def stepwise_learning_rates(self) -> tuple[tuple[int, float], ...]:
         """Returns (step, learning rate from this step on) in ascending order; empty if not stepwise.
 

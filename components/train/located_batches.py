@@ -29,6 +29,7 @@ _DATA_ERRORS = (
 _REMEDY = "replace or remove the image and convert again; the validate step lists all such images"
 
 
+@dataclass(eq=False)
 class _Iteration:
     """Owns an iterator of tf.data and releases it in a thread that can wait for its prefetching.
 
@@ -37,9 +38,8 @@ class _Iteration:
         abandoned: Whether no more batches will be taken.
     """
 
-    def __init__(self, iterator: Any) -> None:
-        self.iterator = iterator
-        self.abandoned = False
+    iterator: Any
+    abandoned: bool = False
 
 
 # Keeps iterators alive until they are released here. Destroying one waits for its prefetching, which runs

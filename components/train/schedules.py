@@ -6,6 +6,7 @@ from typing import Any
 
 from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.optimizer_settings import optimizer_settings
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -52,7 +53,8 @@ def build_optimizer(
     float16 it scales the loss, since small gradients would vanish, and skips steps with gradients that
     are too large for float16.
     """
-    schedule, settings = Schedule(arguments), arguments.optimizer_settings()
+    schedule = Schedule(arguments)
+    settings = optimizer_settings(arguments.optimizer_type, arguments.optimizer_arguments)
     if arguments.optimizer_type == "momentum":
         optimizer = keras.optimizers.SGD(
             schedule, momentum=settings["momentum"], nesterov=settings["use_nesterov"]

@@ -194,16 +194,17 @@ def linear_model():
         def logits(self, images, *, training):  # noqa: ARG002 - as the classifiers of train
             return tf.reshape(tf.cast(images, tf.float32) / 255, [-1, 8 * 8 * 3]) @ self.kernel
 
-    def write(folder, labels=("dark", "bright"), seed=0):
-        write_saved_model(Linear(len(labels), seed), 8, labels, folder)
+    def write(folder, labels=("dark", "bright"), seed=0, *, multi_label=False):
+        write_saved_model(Linear(len(labels), seed), 8, labels, folder, multi_label=multi_label)
         write_deployment_config(folder, global_step=1)
         write_provenance(
             folder,
             {
                 "model_type": "linear",
+                "multi_label": multi_label,
                 "best_step": 1,
                 "temperature": 1.0,
-                "label_sets": {"coverage": 0.9, "thresholds": [0.5]},
+                "label_sets": {"coverage": 0.9, "thresholds": [0.5] * (len(labels) if multi_label else 1)},
             },
         )
         return folder

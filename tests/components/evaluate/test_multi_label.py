@@ -13,10 +13,7 @@ from sklearn.metrics import average_precision_score, f1_score, precision_score, 
 from imgpipe.components.common.dataset import VALIDATION, read_manifest
 from imgpipe.components.common.dataset_reader import read_split
 from imgpipe.components.common.errors import InvalidDataError
-from imgpipe.components.common.provenance import write_provenance
-from imgpipe.components.common.saved_model import write_saved_model
 from imgpipe.components.common.served_model import load_served_model
-from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.evaluate.arguments import EvaluateArguments
 from imgpipe.components.evaluate.evaluate import evaluate
 from imgpipe.components.evaluate.multi_label_metrics import average_precision, compute_multi_label_metrics
@@ -26,28 +23,11 @@ from imgpipe.components.gate.gate import decide
 NAMES = ("blue", "green", "red", "yellow")
 
 
-class Linear:
-    """One random layer on 16x16 pixels."""
-
-    def __init__(self, seed):
-        draw = np.random.default_rng(seed)
-        self.kernel = keras.Variable(draw.normal(0, 0.1, size=(16 * 16 * 3, 4)).astype(np.float32))
-        self.variables = [self.kernel]
-
-    def logits(self, images, *, training):  # noqa: ARG002 - the interface of train's classifiers
-        return tf.reshape(tf.cast(images, tf.float32) / 255, [-1, 16 * 16 * 3]) @ self.kernel
-
-
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(linear_model, tmp_path_factory):
     @functools.cache
     def write(seed, *, multi_label=True):
-        folder = tmp_path_factory.mktemp("model") / "model"
-        write_saved_model(Linear(seed), 16, NAMES, folder, multi_label=multi_label)
-        label_sets = {"coverage": 0.9, "thresholds": [0.5] * len(NAMES)}
-        provenance = {"model_type": "linear", "best_step": 1, "temperature": 1.0, "label_sets": label_sets}
-        write_provenance(folder, {**provenance, "multi_label": multi_label})
-        return folder
+        return linear_model(tmp_path_factory.mktemp("model") / "model", NAMES, seed, multi_label=multi_label)
 
     return write
 

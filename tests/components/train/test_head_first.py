@@ -11,7 +11,7 @@ from imgpipe.components.common.tf_import import tf
 from imgpipe.components.train import head_first
 from imgpipe.components.train.accelerators import Accelerators
 from imgpipe.components.train.arguments import TrainingArguments
-from imgpipe.components.train.head_first import default_minutes, head_arguments, mirroring_changes_labels
+from imgpipe.components.train.head_first import head_arguments, mirroring_changes_labels
 from imgpipe.components.train.models import build_classifier, rate_factors
 from imgpipe.components.train.recipes import FROZEN, HEAD_FIRST, TrainingData
 from imgpipe.components.train.train import train
@@ -22,6 +22,10 @@ from tests.components.train.job import evaluations, job_arguments, start, wait_f
 def earlier(trained_digits):
     """A pretrained network: the location of a model."""
     return str(trained_digits[0])
+
+
+# Left to the recipe.
+UNSET = {"max_steps": -1, "initial_learning_rate": -1.0, "weight_decay": -1.0, "warmup_steps": -1}
 
 
 def settings(earlier, **values):
@@ -90,8 +94,7 @@ def test_without_time_for_two_epochs_it_is_the_recipe_frozen_backbone_and_says_w
     coloured_dataset, earlier, tmp_path, capfd
 ):
     dataset = coloured_dataset(tmp_path / "data")
-    unset = {"max_steps": -1, "initial_learning_rate": -1.0, "weight_decay": -1.0, "warmup_steps": -1}
-    given = settings(earlier, max_minutes=1e-6, train_steps_per_eval=0, **unset)
+    given = settings(earlier, max_minutes=1e-6, train_steps_per_eval=0, **UNSET)
     train(given, dataset, tmp_path / "model")
     [reason] = decisions_of(tmp_path / "model")
     assert reason.startswith("only the last layer is trained: a step of the network after stage1 takes ")
@@ -129,9 +132,8 @@ def test_the_default_time_budget_does_not_limit_a_frozen_backbone(
     coloured_dataset, earlier, tmp_path, monkeypatch
 ):
     dataset = coloured_dataset(tmp_path / "data")
-    unset = {"max_steps": -1, "initial_learning_rate": -1.0, "weight_decay": -1.0, "warmup_steps": -1}
     monkeypatch.setattr(head_first, "_MINUTES_ON_CPU", 1e-6)
-    given = settings(earlier, train_steps_per_eval=0, **unset)
+    given = settings(earlier, train_steps_per_eval=0, **UNSET)
     result = train(given, dataset, tmp_path / "model")
     expected = train(dataclasses.replace(given, recipe=FROZEN), dataset, tmp_path / "frozen")
     assert result.evaluations == expected.evaluations
@@ -211,10 +213,6 @@ def test_the_learning_rate_falls_with_the_depth_from_the_last_layer_to_the_first
     part = dataclasses.replace(classifier, freeze="stage2")
     assert {factor for _, factor in rate_factors(part, 0.5)} == {0.5**3, 0.5**2}
     assert rate_factors(classifier, 1) == []
-
-
-def test_the_default_time_budget_depends_on_the_device():
-    assert default_minutes("CPU") < default_minutes("GPU") == default_minutes("TPU")
 
 
 @pytest.mark.proof

@@ -3,6 +3,7 @@ import pytest
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.model_types import MODEL_TYPES, SMALLEST_IMAGE_SIZE
+from imgpipe.components.train.optimizer_settings import optimizer_settings
 from imgpipe.components.train.recipes import ORIGINAL
 
 
@@ -33,7 +34,6 @@ def test_the_defaults_are_those_of_the_original_algorithm():
     assert arguments.warmup_learning_rate == 1e-4
     assert arguments.initial_learning_rate == 1e-4
     assert arguments.optimizer_type == "momentum"
-    assert arguments.optimizer_settings() == {"momentum": 0.9, "use_nesterov": False}
     assert arguments.label_smoothing == 0.1
     assert arguments.weight_decay == 1e-4
     assert arguments.num_eval_images == 0
@@ -93,8 +93,7 @@ def test_every_model_type_accepts_the_smallest_and_its_default_image_size():
     ],
 )
 def test_optimizer_arguments_override_the_optimizers_defaults(optimizer_type, text, settings):
-    arguments = TrainingArguments(optimizer_type=optimizer_type, optimizer_arguments=text)
-    assert arguments.optimizer_settings() == settings
+    assert optimizer_settings(optimizer_type, text) == settings
 
 
 @pytest.mark.parametrize(
