@@ -42,7 +42,7 @@ _PARTS = 5
 
 @dataclass(frozen=True)
 class Trained:
-    """The result of one training.
+    """The result of one training run.
 
     Attributes:
         top_1_accuracy: Accuracy of the best evaluation.

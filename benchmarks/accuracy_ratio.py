@@ -3,7 +3,7 @@
 ``python -m benchmarks.accuracy_ratio --photos FOLDER [--minutes 4] [--seeds 0,1,2] [SET ...]``. All train
 mobilenet-v2 from the same ImageNet weights on the same images, each in a process of its own that gets the
 same minutes, its start included; ``benchmarks.accuracy_side`` has the two recipes. The error is that on test
-images that no training has seen. Three sides, three seeds and three sets take 27 times ``--minutes``.
+images that no training run has seen. Three sides, three seeds and three sets take 27 times ``--minutes``.
 
 * ``flowers``: four fifths of ``FOLDER/flowers_224/train``; the test images are ``flowers_224/val``.
 * ``few``: 20 images of each class of them, with the same test images.
@@ -47,13 +47,13 @@ def main(command_line: Sequence[str]) -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, help="folder with flowers_224")
-    parser.add_argument("--minutes", type=float, default=4.0, help="of each training")
+    parser.add_argument("--minutes", type=float, default=4.0, help="of each training run")
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated seeds")
     parser.add_argument("sets", nargs="*", default=_SETS)
     options = parser.parse_args(command_line)
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    trainings = (1 + len(_THEIRS)) * len(seeds) * len(options.sets)
-    check_needs(minutes=trainings * (options.minutes + 0.5), disk_gb=2, weights={"mobilenet-v2": 224})
+    runs = (1 + len(_THEIRS)) * len(seeds) * len(options.sets)
+    check_needs(minutes=runs * (options.minutes + 0.5), disk_gb=2, weights={"mobilenet-v2": 224})
     rows, ratios, calibration = [], [], []
     with tempfile.TemporaryDirectory(prefix="imgpipe-benchmark-") as temporary:
         for name in options.sets:

@@ -8,7 +8,7 @@ is the same. Ours also compares the SHA-256 of what it reads, and the sizes of w
 result is the median of the turns' ratios; the table has the smallest and the largest, too. Before each
 measurement, what earlier ones have written is on the disk: else it is written during the next ones.
 
-``bytes_ratio`` are the bytes that a server on loopback has sent to a training, an evaluation and an export,
+``bytes_ratio`` are the bytes that a server on loopback sent to a training run, an evaluation and an export,
 divided by the sizes of the shards that they use: training and validation, validation, validation.
 """
 

@@ -1,4 +1,4 @@
-"""Synthetic and recorded trainings for the tuning benchmark."""
+"""Synthetic and recorded training runs for the tuning benchmark."""
 
 import functools
 import json
@@ -21,7 +21,7 @@ _IMAGES = 360
 
 
 def learn(task: TrialTask, should_stop: ShouldStop) -> dict[str, Any]:
-    """Reports the points of a curve one by one, as a training would."""
+    """Reports the points of a curve one by one, as a training run would."""
     folder = Path(task.folder)
     plan = json.loads((folder.parent / PLAN).read_text(encoding="utf-8"))
     rate = task.arguments["initial_learning_rate"]
@@ -61,7 +61,7 @@ def learn(task: TrialTask, should_stop: ShouldStop) -> dict[str, Any]:
 def family(seed: int, rate: float) -> Sequence[tuple[int, float]]:
     """Returns the (step, accuracy) curve of a learning rate in the family of a seed.
 
-    Like real trainings: the best rate, near 0.03, depends on the seed, which stands for a dataset. Lower
+    Like real training runs: the best rate, near 0.03, depends on the seed, which stands for a dataset. Lower
     rates end lower and start more slowly, so that curves cross; higher rates end lower and are noisier;
     rates far from the best do not learn.
     """

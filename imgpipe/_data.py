@@ -97,17 +97,17 @@ class Validation:
 
     @property
     def ok(self) -> bool:
-        """Whether there is no error: a training can use the data."""
+        """Whether there is no error: a training run can use the data."""
         return not self.errors
 
     @property
     def errors(self) -> tuple[dict[str, Any], ...]:
-        """The findings that would make a training fail or its model wrong."""
+        """The findings that would make a training run fail or its model wrong."""
         return tuple(finding for finding in self.findings if finding["severity"] == "error")
 
     @property
     def warnings(self) -> tuple[dict[str, Any], ...]:
-        """The findings that are suspicious but do not stop a training."""
+        """The findings that are suspicious but do not stop a training run."""
         return tuple(finding for finding in self.findings if finding["severity"] == "warning")
 
     def _repr_html_(self) -> str:
@@ -184,7 +184,7 @@ def validate(
         PipelineError: if the data cannot be read. Errors in the data are returned, not raised.
     """
     values = check_options((ValidateArguments,), options)
-    # The data are not checked against the default batch size of a training that may use another.
+    # The data are not checked against the default batch size of a training run that may use another.
     values.setdefault("train_batch_size", 1)
     ValidateArguments(**values)
     folder = dataset.path if isinstance(dataset, Dataset) else os.fspath(dataset)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, must_be_readable
+from imgpipe.components.common.plural import plural
 
 if TYPE_CHECKING:
     from imgpipe._run import Run
@@ -135,7 +136,7 @@ class Model:
 
     def __repr__(self) -> str:
         """Returns the path and the number of labels."""
-        return f"Model({str(self.path)!r}, {len(self.labels)} labels)"
+        return f"Model({str(self.path)!r}, {plural(len(self.labels), 'label')})"
 
 
 def load(model: "str | os.PathLike[str] | Run") -> Model:

@@ -78,7 +78,7 @@ _RANDOM_WEIGHTS = "the training starts from random weights, as that of the origi
 _WITH_IMAGENET = (
     "with --weights=imagenet it starts from weights trained on ImageNet and needs far fewer images and steps"
 )
-# Each trial of a tuning has its own folder in job_dir.
+# Each trial of a tuning run has its own folder in job_dir.
 _MODULE = {False: "imgpipe.components.train", True: "imgpipe.components.tune.remote_trial"}
 
 
@@ -168,7 +168,7 @@ def plan_job(
         config: The contents of config.yaml and of the command line's flags.
         arguments_classes: The dataclasses whose fields are allowed arguments.
         strategy: How Vertex AI provides machines: one of ``STRATEGIES``.
-        resumes: Whether a tuning can continue an earlier one; only on this machine.
+        resumes: Whether a tuning run can continue an earlier one; only on this machine.
         on_kubernetes: Whether a Kubernetes service account is allowed.
 
     Raises:
@@ -543,7 +543,7 @@ def _merge_arguments(
             if not values.get(name):
                 raise InvalidArgumentError(
                     f"--{name.replace('job_dir', 'job-dir')} is not given",
-                    remedy="add it after `--`, with the training's other arguments",
+                    remedy="add it after `--`, with the other training arguments",
                 )
     return merged, values
 

@@ -1,4 +1,4 @@
-"""The pipelines from labeled images to a checked SavedModel: one training, many trials, or a retraining."""
+"""The pipelines from labeled images to a checked SavedModel: one run, many trials, or a retraining."""
 
 import json
 from collections.abc import Callable, Mapping

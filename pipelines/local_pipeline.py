@@ -125,7 +125,7 @@ class PreparedRun:
         settings: What is recorded in the run's folder.
         continues: Whether it trains on with the checkpoints of a finished run.
         changes: In a folder with a run: the parameters that differ from those of that run.
-        search_space: What a tuning without a search space searches.
+        search_space: What a tuning run without a search space searches.
     """
 
     pipeline: LocalPipeline
@@ -253,7 +253,7 @@ def prepare_run(
 
 
 def _default_space(given: Mapping[str, Any], *, in_containers: bool) -> DefaultSpace:
-    """Returns the search space of a tuning for which none is given.
+    """Returns the search space of a tuning run for which none is given.
 
     Raises:
         InvalidArgumentError: if a training argument is invalid.
@@ -315,7 +315,7 @@ def run_prepared(run: PreparedRun, display: RunDisplay) -> RunResult:
     if run.containers is None and run.pipeline is not RETRAIN and not _tunes_network(run):
         # The images of containers may contain weights, and a retraining starts from the deployed model.
         training = from_values(RecipeTrainingArguments, run.parameters)
-        # A tuning trains the recipe's network.
+        # A search trains the recipe's network.
         check_weights(training.resolved() if run.pipeline is TUNE else training)
     with claimed(run.folder, continues=run.continues):
         run.settings.write(run.folder)

@@ -250,7 +250,7 @@ def _runner_process(
     """Starts kfp.local in its own process group, which is stopped when this process is stopped.
 
     The first signal to this process is passed on once, and the block continues to read what the step prints:
-    a training writes a checkpoint after its running step. A second signal kills the group.
+    a training run writes a checkpoint after its running step. A second signal kills the group.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "imgpipe.pipelines.targets.local"],
@@ -298,7 +298,7 @@ def _runner_process(
     previous = {number: signal.signal(number, stop) for number in _STOP_SIGNALS if in_main_thread}
     try:
         assert process.stdin is not None  # noqa: S101 - it is a pipe
-        # Broken if a signal ended it already.
+        # Broken if a signal has already ended it.
         with suppress(BrokenPipeError), process.stdin:
             json.dump(request, process.stdin)
         yield process
@@ -314,7 +314,7 @@ def _runner_process(
     if progress.stop_signal and process.returncode != 0:
         error_class = KeyboardInterruptError if progress.stop_signal == signal.SIGINT else InterruptedRunError
         folder = str(job_dir)
-        # A training says at which step.
+        # A training run says at which step.
         reason = f": {progress.failure['problem']}" if progress.failure else ""
         raise error_class(
             f"the run was interrupted{reason}",

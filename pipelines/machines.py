@@ -22,7 +22,7 @@ from imgpipe.components.platforms.vertex.job_requests import machine_kind, machi
 
 TPU_MACHINE = "cloud-tpu"
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)+")
-_ALLOW_UNKNOWN = "if Google has it by now, add --allow-unknown-machine, and it is sent as it is"
+_ALLOW_UNKNOWN = "if Google offers it by now, add --allow-unknown-machine: it is then sent unchecked"
 
 
 @dataclass(frozen=True)

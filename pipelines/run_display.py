@@ -88,8 +88,8 @@ class RunDisplay:
         self._line(f"  {step:<9} {seconds:6.1f} s  {result}", style="red")
 
     def stopping(self, *, can_kill: bool) -> None:
-        """Draws a line when a training is asked to stop; ``can_kill`` = a second signal kills it."""
-        text = "stopping: the training writes a checkpoint after its running step"
+        """Draws a line when a training run is asked to stop; ``can_kill`` = a second signal kills it."""
+        text = "stopping: the training writes a checkpoint after the current step"
         text += "; Ctrl-C again stops it now, without one" if can_kill else ""
         self._line(f"    {text}", style="yellow")
 
@@ -130,7 +130,7 @@ class RunDisplay:
             self._line(f"    {event['message']}{figures}{time_left(event)}", style=None)
 
     def _show_trial(self, event: dict[str, Any]) -> None:
-        """Draws a bar for each trial of a tuning that runs, and a line when it has ended."""
+        """Draws a bar for each running trial of a search, and a line when it has ended."""
         kind, trial = event["event"], event["trial"]
         if kind == "trial_started":
             values = ", ".join(

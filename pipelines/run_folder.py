@@ -48,12 +48,12 @@ class RunFolder:
 
     @property
     def trials(self) -> Path:
-        """All trials of a tuning, as JSON."""
+        """All trials of a tuning run, as JSON."""
         return self.job_dir / TRIALS_FILE
 
     @property
     def tuning_report(self) -> Path:
-        """All trials of a tuning, as a page."""
+        """All trials of a tuning run, as a page."""
         return self.job_dir / REPORT_FILE
 
     @property
@@ -95,7 +95,7 @@ def claimed(folder: RunFolder, *, continues: bool = False) -> Iterator[None]:
     with _locked(lock_file):
         _clear(folder)
         yield
-        # During a tuning, the folder has the trials' models before it has the best model.
+        # During a tuning run, the folder has the trials' models before it has the best model.
         if folder.model.exists() and not _holds_only_trials(folder.model):
             lock_file.unlink()
 
@@ -170,7 +170,7 @@ def _clear(folder: RunFolder) -> None:
 
 
 def _holds_only_trials(model: Path) -> bool:
-    """Returns whether the folder has only the trials' models of an unfinished tuning."""
+    """Returns whether the folder has only the trials' models of an unfinished tuning run."""
     names = [path.name for path in model.iterdir()] if model.is_dir() else []
     return bool(names) and all(TRIAL_FILES.fullmatch(name) for name in names)
 

@@ -18,8 +18,8 @@ class AuditArguments:
 
     audit_model_type: str = argument(
         "mobilenet-v2",
-        "The network with ImageNet weights whose features the images are compared by. A larger one finds "
-        "more wrong labels, and takes longer.",
+        "Network with ImageNet weights that computes the features by which images are compared. A larger one "
+        "finds more wrong labels, and takes longer.",
         group=Group.MODEL,
         choices=_NETWORKS,
     )
@@ -38,6 +38,6 @@ class AuditArguments:
         try:
             check_weights(TrainingArguments(model_type=network, weights="imagenet", image_size=size))
         except UnavailableError as error:
-            # What a training can do without.
+            # What a training run can do without.
             remedy = error.remedy.partition("or set weights to none")[0].rstrip(" ,;")
             raise UnavailableError(error.problem, where=error.where, remedy=remedy) from None

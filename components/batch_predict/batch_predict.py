@@ -171,7 +171,7 @@ def _write_files(
     while part := list(islice(images, arguments.images_per_file)):
         name = _file_name(number)
         if name in existing:
-            log_event("file_kept", f"batch_predict: {name} is complete already", file=name)
+            log_event("file_kept", f"batch_predict: {name} is already complete", file=name)
             lines = (folder / name).read().decode().splitlines(keepends=True)
             progress.add(len(lines))
         else:

@@ -41,8 +41,8 @@ _OTHER_NAMES = {
     **dict.fromkeys(("random_seed", "random_state"), "seed"),
 }
 _EPOCHS = (
-    "the length of a training is {max_steps}, in steps of {train_batch_size} images each; an epoch has as "
-    "many steps as the training images divided by this number"
+    "the length of a training run is {max_steps}, in steps of {train_batch_size} images each; an epoch has "
+    "as many steps as the training images divided by this number"
 )
 _DEVICES = (
     "all GPUs that TensorFlow sees are used; CUDA_VISIBLE_DEVICES selects some of them, e.g. "

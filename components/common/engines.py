@@ -102,7 +102,7 @@ def check_engine(name: str) -> None:
     """
     if name != AUTO and not is_installed(name):
         raise InvalidArgumentError(
-            f"engine={name} needs the package {name}, not installed in this environment",
+            f"engine={name} needs the package {name}, which is not installed in this environment",
             remedy=f"install image-classification-pipeline[{_EXTRAS[name]}], or use engine=tensorflow",
         )
 

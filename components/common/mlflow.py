@@ -38,7 +38,7 @@ _PARENT_TAG = "mlflow.parentRunId"
 _SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 # A whole call, including the search of the address, which has no limit of its own.
 _SECONDS_PER_CALL = 10.0
-# After a failed call, so that a server that does not respond does not slow a training down.
+# After a failed call, so that a server that does not respond does not slow a training run down.
 _SECONDS_BETWEEN_ATTEMPTS = 60.0
 # The server's limits for one call; of a value, that of older servers.
 _MAX_METRICS, _MAX_PARAMETERS, _MAX_VALUE_CHARACTERS = 1000, 100, 500
@@ -201,7 +201,7 @@ def _create_run(
     except _CallError as error:
         warn(f"nothing is logged: {redact_urls(str(error))}")
     except (KeyError, TypeError):
-        warn("nothing is logged: the server's response has another form than MLflow's")
+        warn("nothing is logged: the server's response is not MLflow's")
     return None
 
 

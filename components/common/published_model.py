@@ -29,7 +29,7 @@ _MODEL_NAMES = {
     FORMATS_FOLDER,
     VERIFICATION_NAME,
 }
-# The models of a tuning's trials are subfolders of the best one's folder, as in the original algorithm.
+# The models of a tuning run's trials are subfolders of the best one's folder, as in the original algorithm.
 TRIAL_MODEL = re.compile(r"trial_[\w-]+")
 # The hidden files and folders beside a published folder; see storage.publication.
 _PUBLICATION_FILE = r"\.{name}\.(current|[0-9a-f]+\.(partial|old))"
@@ -64,7 +64,7 @@ def publish_model(model_folder: Path, job_dir: Location) -> Location:
     or the new model; see ``storage.publication``. Readers other than imgpipe's find none for the moment in
     which an object store replaces the objects: ``saved_model.pb``, without which a model cannot be loaded, is
     removed first and written last. ``provenance.json``, which identifies a model of imgpipe, is written
-    first. The models of a tuning's trials are kept.
+    first. The models of a tuning run's trials are kept.
 
     Raises:
         OutputError: if ``job_dir/model`` is not a model that imgpipe wrote or cannot be written.

@@ -44,7 +44,7 @@ class _ServingModel(tf.Module):
         resize: str,
     ) -> None:
         super().__init__()
-        # By path, so that each variable can be identified and another training can start from them.
+        # By path, so that each variable can be identified and another training run can start from them.
         self.classifier_variables = {variable.path: variable.value for variable in classifier.variables}
         self._labels_file = tf.saved_model.Asset(str(labels_file))
         probabilities_from = tf.nn.sigmoid if multi_label else tf.nn.softmax

@@ -91,9 +91,9 @@ MAX_IMAGE_PIXELS: Any = argument(
 JOB_DIR: Any = argument(
     "",
     "Folder for the run's output: the SavedModel in job_dir/model, and checkpoints in "
-    "job_dir/checkpoints, from which an interrupted training resumes. Empty = for a run on this machine "
+    "job_dir/checkpoints, from which an interrupted training run resumes. Empty = for a run on this machine "
     "a new folder, imgpipe-runs/TIME; elsewhere the model is only an artifact of the run, and an "
-    "interrupted training starts again.",
+    "interrupted training run starts again.",
     group=Group.BASICS,
     kind=Kind.OUTPUT_FOLDER,
 )

@@ -579,7 +579,7 @@ def _warn_of_common_labels(manifest: Manifest) -> None:
         names = ", ".join(map(repr, common[:_MAX_LABELS_SHOWN]))
         log_event(
             "label_of_every_image",
-            f"convert: every image has the label {names}: check that these are the right folders or columns",
+            f"convert: every image has the label {names}: check the folders or the columns",
             severity="WARNING",
             labels=common[:_MAX_LABELS_SHOWN],
         )

@@ -26,7 +26,7 @@ class Decision:
         line: The line of the file.
         path: The path of the image, as in its row.
         label: The label of the rows that are meant; empty = of any label.
-        new_label: The right label; empty = the rows are dropped.
+        new_label: The correct label; empty = the rows are dropped.
     """
 
     line: int

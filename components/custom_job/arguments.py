@@ -1,4 +1,4 @@
-"""The arguments of a training in a CustomJob."""
+"""The arguments of a training run in a CustomJob."""
 
 import json
 from dataclasses import dataclass

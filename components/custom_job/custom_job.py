@@ -98,7 +98,7 @@ def training_job_spec(
     *,
     output_uri: str = "",
 ) -> dict[str, Any]:
-    """Returns the CustomJobSpec of a training; a tuning's trials have the same one, with another command."""
+    """Returns the CustomJobSpec of a training run; trials have the same one, with another command."""
     pools = [
         {
             "replicaCount": 1,

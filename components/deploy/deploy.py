@@ -51,6 +51,6 @@ def _summary(deployment: Deployment, arguments: DeployArguments) -> str:
         # Whether a server has loaded it was not checked.
         return f"{'deployed to' if deployment.changed else 'unchanged, already deployed:'} {model}"
     if not deployment.verified:
-        return f"not verified: {model}, with {deployment.traffic_percent} % of the traffic"
+        return f"not verified: {model}, with {deployment.traffic_percent}% of the traffic"
     state = "serves at" if deployment.changed else "unchanged, already serves at"
-    return f"{state} {model}, with {deployment.traffic_percent} % of the traffic"
+    return f"{state} {model}, with {deployment.traffic_percent}% of the traffic"

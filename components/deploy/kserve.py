@@ -60,7 +60,7 @@ ANSWER_SECONDS = 120.0
 # Requests may still reach the pods of the previous model, until all nodes have the new routes.
 ROUTING_SECONDS = 10.0
 _CANARY = "canaryTrafficPercent"
-_LOG_REMEDY = "see the log of the pod of the predictor"
+_LOG_REMEDY = "see the log of the predictor's pod"
 
 
 class NotVerifiedError(CheckFailedError):
@@ -112,7 +112,7 @@ class _Rollout:
         return is_new or is_moved, is_verified
 
     def wait_for_answer(self, *, use_tag: bool) -> bool:
-        """Waits until the model is ready and has answered rightly; returns whether it has answered.
+        """Waits until the model is ready and has answered correctly; returns whether it has answered.
 
         Args:
             use_tag: Asks the newest revision of Knative, whatever its traffic; else the service.
@@ -127,7 +127,7 @@ class _Rollout:
         return self.verification is not None
 
     def is_answering(self) -> bool:
-        """Returns whether the model answers rightly now, without waiting."""
+        """Returns whether the model answers correctly now, without waiting."""
         try:
             return self._answers_when_ready(use_tag=True)() == ""
         except PipelineError:
@@ -143,13 +143,13 @@ class _Rollout:
 
         def has_traffic() -> str:
             percent = percent_of_latest(self._read())
-            return "" if percent == expected else f"the model gets {percent} % of the traffic"
+            return "" if percent == expected else f"the model gets {percent}% of the traffic"
 
         self._wait(has_traffic)
         return is_changed
 
     def _answers_when_ready(self, *, use_tag: bool) -> Callable[[], str]:
-        """Returns a check: "" if the model is ready and has answered rightly, else what is missing."""
+        """Returns a check: "" if the model is ready and has answered correctly, else what is missing."""
         ready_since: float | None = None
 
         def check() -> str:
@@ -244,7 +244,7 @@ def deploy_to_kserve(model_folder: Path, arguments: DeployArguments) -> Deployme
         MissingInputError: if the export step did not write the model, or, for a model in S3, there is no
             ServiceAccount of that name.
         CheckFailedError: if the model's files were changed after the export, the runtime cannot load it, the
-            service is stopped, or the model does not answer rightly; the message says which model serves.
+            service is stopped, or the model does not answer correctly; the message says which model serves.
         OutputError: if imgpipe did not create the service of that name.
         UnavailableError: if the cluster rejects a request.
         InterruptedRunError: if the cluster does not respond.
@@ -321,7 +321,7 @@ def find_kserve_model(target: DeploymentTarget) -> str:
             remedy="see the log of the predictor's pod, and start the step again once the service is ready",
         )
     if len(served) > 1:
-        shares = ", ".join(f"{model.storage_uri} with {model.percent:.0f} %" for model in served)
+        shares = ", ".join(f"{model.storage_uri} with {model.percent:.0f}%" for model in served)
         log_event("several_models_serve", f"{service.name} serves {len(served)} models: {shares}")
     return served[0].storage_uri
 
@@ -382,7 +382,7 @@ def _wanted_percent(current: dict[str, Any] | None, spec: dict[str, Any], argume
         return 100
     if has_same_pods(current["spec"], spec) and _percent(current["spec"]) == 100:
         if arguments.canary_percent < 100:
-            log_event("canary_kept", "deploy: the model already gets all requests: its share stays 100 %")
+            log_event("canary_kept", "deploy: the model already gets all requests: its share stays 100%")
         return 100
     return arguments.canary_percent
 

@@ -200,5 +200,5 @@ def add_run(
     )
     # Without a regular expression: the section may contain backslashes.
     before, mark, after = page.partition(_RUN_MARK)
-    # A report of an earlier try has its section already.
+    # A report of an earlier attempt already has its section.
     return before + section + after if mark else page

@@ -27,7 +27,7 @@ class ExportArguments:
     export_max_accuracy_loss: float = argument(
         0.01,
         "For export_formats=auto: the accuracy counts as equal if the 95% confidence interval of the loss "
-        "of top-1 accuracy contains 0 or a gain, and ends at most here.",
+        "of top-1 accuracy contains 0 or a gain, and its end is at most this.",
         group=Group.EXPORT,
         minimum=0,
         maximum=1,

@@ -22,7 +22,7 @@ def check_onnx_is_installed() -> None:
     missing = missing_packages()
     if missing:
         raise InvalidArgumentError(
-            f"export_formats=onnx needs {' and '.join(missing)}, not installed in this environment",
+            f"export_formats=onnx needs {' and '.join(missing)}, which this environment lacks",
             remedy="install image-classification-pipeline[onnx], or remove onnx from export_formats",
         )
 

@@ -107,7 +107,7 @@ _TEXTS: Mapping[str, str] = MappingProxyType(
         "max_minutes": "Time limit of the training in minutes; the number of steps follows from it. 0 = no "
         "limit, but 8 on a CPU and 60 on a GPU or TPU with head-then-fine-tune.",
         "max_trials": "Number of trials. 0 = 10, or as hyperparameters in settings says.",
-        "min_accuracy": "Least top-1 accuracy with which the model is deployed, e.g. 0.9. 0 = any.",
+        "min_accuracy": "Minimum top-1 accuracy for deployment, e.g. 0.9. 0 = any.",
         "model_type": "The network. auto = as the recipe says. mobilenet-v3-small is the smallest and "
         "fastest, then mobilenet-v3-large, mobilenet-v2, resnet-18 and efficientnet-b0; convnext-tiny and "
         "convnext-small are accurate and slow; within a family, a larger number means more accurate and "

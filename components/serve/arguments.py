@@ -25,9 +25,10 @@ class ServeArguments:
     name: str = argument("", "The model's name in URLs. Empty = the name of the folder.", group=Group.BASICS)
     engine: str = argument(
         AUTO,
-        "What computes the network: tensorflow, onnxruntime, openvino (with a model exported with "
-        "export_formats=onnx or auto), or auto: the one that export found to be the fastest of "
-        "equal accuracy, or tensorflow if export measured none or this machine lacks that one.",
+        "What computes the network: tensorflow, onnxruntime, openvino (with a model that has an "
+        "ONNX file, from imgpipe run --export-formats onnx or auto), or auto: the one that export found "
+        "to be the fastest of equal accuracy, or tensorflow if export measured none or it is not "
+        "installed here.",
         group=Group.BASICS,
         choices=(AUTO, *ENGINES),
     )

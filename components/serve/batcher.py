@@ -62,7 +62,7 @@ class Batcher:
             RequestError: with status 503 if too many images wait, 400 if an image cannot be decoded.
         """
         if self._closed or self._waiting + len(request.images) > self._max_waiting:
-            raise RequestError(503, f"{plural(self._waiting, 'image')} waiting already; retry later")
+            raise RequestError(503, f"{plural(self._waiting, 'image')} already waiting; retry later")
         future: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
         self._queue.append((request, future))
         self._waiting += len(request.images)

@@ -13,7 +13,7 @@ _EXAMPLE = "curl -F image=@photo.jpg"
 
 
 class _FormParser(MultiPartParser):
-    # Files stay in memory: the body, whose size is limited, is there already.
+    # Files stay in memory: the body, whose size is limited, is already there.
     spool_max_size = 0
 
 

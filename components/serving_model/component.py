@@ -11,7 +11,7 @@ from imgpipe.components.serving_model.arguments import ServingModelArguments
 
 
 def serving_model(initial_model: OutputPath(str), arguments: ServingModelArguments) -> None:
-    """Finds the deployed model, for a training that starts from its weights.
+    """Finds the deployed model, for a training run that starts from its weights.
 
     Args:
         initial_model: Its folder; if no model is deployed, pretrained_checkpoint_path.

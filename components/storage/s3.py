@@ -477,7 +477,7 @@ def _refusal(location: S3Location, verb: str, error_class: type[PipelineError], 
         return error_class(
             f"S3 refuses the credentials: {_REFUSED_CREDENTIALS[code]} ({code})",
             where=str(location),
-            remedy="set the clock"
+            remedy="correct this machine's clock"
             if code == "RequestTimeTooSkewed"
             else "renew the credentials: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or "
             "the profile in ~/.aws",
@@ -496,14 +496,14 @@ def _refusal(location: S3Location, verb: str, error_class: type[PipelineError], 
         action = "kms:Decrypt" if verb == "read" else "kms:GenerateDataKey"
         return error_class(
             f"no permission to use the key of {location!r}: {first_line(error)}",
-            remedy=f"allow the account that runs this the action {action} on the bucket's key",
+            remedy=f"grant the account that runs this the permission {action} on the bucket's key",
         )
     if status in (401, 403):
         actions = "s3:GetObject and s3:ListBucket" if verb == "read" else "s3:PutObject and s3:DeleteObject"
         return error_class(
             f"no permission to {verb} {location!r}: {first_line(error)}",
-            remedy=f"allow the account that runs this the actions {actions}"
-            + ("; without s3:ListBucket, S3 answers the same if there is no such object" * (verb == "read")),
+            remedy=f"grant the account that runs this the permissions {actions}"
+            + ("; without s3:ListBucket, S3 answers the same for a missing object" * (verb == "read")),
         )
     return error_class(
         f"S3 rejected the request to {verb} {location!r}: {first_line(error)}",

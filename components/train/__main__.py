@@ -64,7 +64,7 @@ class JobArguments:
         for name in ("training_data_path", "validation_data_path", "labels_file"):
             if getattr(self, name):
                 raise InvalidArgumentError(
-                    f"--dataset and --{name} exclude one another", remedy="use one of them"
+                    f"--dataset and --{name} cannot be used together", remedy="use one of them"
                 )
 
     def write_dataset(self, folder: Path, *, multi_label: bool) -> None:

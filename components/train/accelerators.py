@@ -24,7 +24,7 @@ TPU = "TPU"
 
 @dataclass(frozen=True)
 class Accelerators:
-    """The devices of a training.
+    """The devices of a training run.
 
     Attributes:
         strategy: TensorFlow's distribution strategy. Create variables in its scope.

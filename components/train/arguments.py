@@ -44,7 +44,7 @@ _optimizer_argument = partial(argument, group=Group.OPTIMIZER)
 
 @dataclass(frozen=True)
 class TrainingArguments:
-    """The settings of a training, validated on construction.
+    """The settings of a training run, validated on construction.
 
     With the recipe ``original``, all values are known then. With another one, ``resolved`` returns the
     settings for a data set; until then, the arguments that are left to the recipe are ``auto`` or -1.
@@ -56,7 +56,7 @@ class TrainingArguments:
     recipe: str = argument(
         ORIGINAL,
         "Settings to start from; every argument that you set overrides them. auto = head-then-fine-tune; or "
-        "frozen-backbone in a tuning or with freeze=backbone, fine-tune with another value of `freeze`, "
+        "frozen-backbone in a search or with freeze=backbone, fine-tune with another value of `freeze`, "
         "from-scratch without ImageNet weights. "
         + " ".join(f"{name}: {recipe.description}." for name, recipe in RECIPES.items()),
         group=Group.BASICS,
@@ -66,7 +66,7 @@ class TrainingArguments:
         0.0,
         "Time budget of the training in minutes: the number of steps is such that the training, including "
         "its evaluations, takes at most about this long on its machine. It never takes more steps than "
-        "without a budget; if max_steps is set, the training is only ended then. In a tuning on one machine, "
+        "without a budget; if max_steps is set, the training only ends then. In a search on one machine, "
         "it is the budget of all trials together. 0 = no limit; with recipe=head-then-fine-tune and without "
         "max_steps, 8 minutes on a CPU and 60 on a GPU or TPU.",
         group=Group.BASICS,
@@ -130,7 +130,7 @@ class TrainingArguments:
     augmentation: str = _augmentation_argument(
         AUTO,
         "Random changes of the training images: none, crop-flip (a random crop of at least 8 percent of "
-        "the image, flipped half of the time; for long trainings with photos), mild-crop-flip (at least "
+        "the image, flipped half of the time; for long training runs with photos), mild-crop-flip (at least "
         "35 percent), mild-crop (without flipping), randaugment (crop-flip, then two random changes of color "
         "or geometry) or auto (as the recipe says).",
         choices=(AUTO, "none", "crop-flip", "mild-crop-flip", "mild-crop", "randaugment"),
@@ -158,7 +158,7 @@ class TrainingArguments:
     )
     label_set_coverage: float = _training_argument(
         0.9,
-        "Probability with which the set of labels that the signature label_sets returns holds an image's "
+        "Probability that the set of labels that the signature label_sets returns contains an image's "
         "true label; with multi_label, each of its labels. The threshold is from the validation images.",
         above=0,
         below=1,
@@ -398,7 +398,7 @@ class TrainingArguments:
 
 @dataclass(frozen=True)
 class RecipeTrainingArguments(TrainingArguments):
-    """The settings of a training in a pipeline, where the recipe is ``auto`` by default."""
+    """The settings of a training run in a pipeline, where the recipe is ``auto`` by default."""
 
     recipe: str = same_argument(TrainingArguments, "recipe", default=AUTO)
 

@@ -1,4 +1,4 @@
-"""Checkpoints, from which an interrupted training resumes as if it had not been interrupted.
+"""Checkpoints, from which an interrupted training run resumes as if it had not been interrupted.
 
 A checkpoint is a NumPy file, ``step-00000200.npz``: arrays by name and, under ``state``, JSON. The file is
 renamed into place when it is complete, so that a kill at any moment leaves the previous checkpoint. The best
@@ -36,7 +36,7 @@ _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state of a training at one step.
+    """The state of a training run at one step.
 
     Attributes:
         step: Training steps done.
@@ -51,7 +51,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """The checkpoints of one training.
+    """The checkpoints of one training run.
 
     Attributes:
         folder: The folder, local, ``gs://`` or ``s3://``; created if missing. Other files in it are ignored.
@@ -164,14 +164,14 @@ def check_same_training(checkpoint: Checkpoint, training: Mapping[str, Any], loc
     ]
     if differences:
         raise InvalidArgumentError(
-            f"the checkpoints belong to another training: {'; '.join(differences)}",
+            f"the checkpoints belong to another training run: {'; '.join(differences)}",
             where=location,
             remedy="restore the previous values, set another job_dir, or move the checkpoints away",
         )
 
 
 def read_checkpoint_weights(location: Location) -> dict[str, NDArray[Any]]:
-    """Returns the weights of a training's best evaluation so far, by path of the Keras variable.
+    """Returns the weights of a training run's best evaluation so far, by path of the Keras variable.
 
     Args:
         location: A ``checkpoints`` folder.

@@ -1,8 +1,8 @@
 """The order in which training sees the examples, and the random numbers of each.
 
 Both are functions of the seed and the position, the number of examples seen before, and any position can be
-computed directly. A resumed training therefore continues exactly where it stopped, and the number of workers
-and threads has no influence.
+computed directly. A resumed training run therefore continues exactly where it stopped, and the number of
+workers and threads has no influence.
 """
 
 from collections.abc import Sequence

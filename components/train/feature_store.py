@@ -1,4 +1,4 @@
-"""Shares the features of a frozen backbone between trainings on one machine: the first one computes them."""
+"""Shares the features of a frozen backbone between training runs on one machine: the first computes them."""
 
 import fcntl
 import hashlib
@@ -22,10 +22,10 @@ Arrays = Sequence[NDArray[Any]]
 def shared_features(
     folder: Path, key: Mapping[str, Any], weights: Iterable[Any], compute: Callable[[], Arrays]
 ) -> Arrays:
-    """Returns the arrays of ``compute()``, from the folder if another training has computed them.
+    """Returns the arrays of ``compute()``, from the folder if another training run has computed them.
 
     If another process is computing them, this waits; if that process dies, this one computes them. The arrays
-    are memory-mapped, so that all trainings share the memory, and read-only.
+    are memory-mapped, so that all training runs share the memory, and read-only.
 
     Args:
         folder: The shared folder; created if missing.

@@ -33,7 +33,7 @@ _LOSS_BY_MIRRORING, _STANDARD_ERRORS = 0.02, 2.0
 
 
 def default_minutes(device_kind: str) -> float:
-    """Returns the time budget of a training without ``max_minutes``, on a kind of device."""
+    """Returns the time budget of a training run without ``max_minutes``, on a kind of device."""
     return _MINUTES_ON_CPU if device_kind == "CPU" else _MINUTES_ELSEWHERE
 
 

@@ -1,7 +1,7 @@
 """Reads batches of decoded images from TFRecord shards.
 
 The content of a batch is a function of the seed and the number of the training step (``example_order``), and
-records are read by index (``record_reader``). A training can therefore resume from any step without reading
+records are read by index (``record_reader``). Training can therefore resume from any step without reading
 earlier data, each worker reads only its part of a batch, and the number of threads has no influence.
 """
 

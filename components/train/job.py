@@ -1,4 +1,4 @@
-"""A training's settings, data and devices, and what is built from them."""
+"""A training run's settings, data and devices, and what is built from them."""
 
 import hashlib
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from imgpipe.components.train.models import Classifier, build_classifier, rate_f
 from imgpipe.components.train.schedules import build_optimizer
 from imgpipe.components.train.written_model import resolved_arguments
 
-# The settings that may change when an interrupted training resumes.
+# The settings that may change when an interrupted training run resumes.
 _FREE_TO_CHANGE = frozenset(
     {
         "early_stopping_patience",
@@ -35,7 +35,7 @@ _FREE_TO_CHANGE = frozenset(
 
 @dataclass(frozen=True)
 class Job:
-    """The inputs of a training."""
+    """The inputs of a training run."""
 
     arguments: TrainingArguments
     manifest: Manifest
@@ -76,7 +76,7 @@ class Job:
         return f"{devices} in {workers} processes" if workers > 1 else devices
 
     def identity(self, classifier: Classifier) -> dict[str, Any]:
-        """Returns the values that must not change when an interrupted training resumes.
+        """Returns the values that must not change when an interrupted training run resumes.
 
         They include the digest of a frozen backbone: its checkpoints contain only the last layer, and the
         model at ``pretrained_checkpoint_path`` may have been replaced since.

@@ -1,4 +1,4 @@
-"""The files that a training writes to its job_dir besides the model."""
+"""The files that a training run writes to its job_dir besides the model."""
 
 CHECKPOINTS_FOLDER = "checkpoints"
 # One JSON object for each evaluation.

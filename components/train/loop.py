@@ -57,7 +57,7 @@ class TrainingInputs:
 
 @dataclass(frozen=True)
 class LoopResult:
-    """The result of a training.
+    """The result of a training run.
 
     Attributes:
         evaluations: All evaluations in order.
@@ -95,7 +95,7 @@ class Callbacks:
 
 @dataclass(frozen=True)
 class SavedTraining:
-    """What an interrupted training resumes from.
+    """What an interrupted training run resumes from.
 
     Attributes:
         checkpoint: The last argument of ``Callbacks.save``.
@@ -108,7 +108,7 @@ class SavedTraining:
 
 @dataclass
 class _Progress:
-    """The progress of a training; saved in checkpoints."""
+    """The progress of a training run; saved in checkpoints."""
 
     step: int = 0
     seconds: float = 0.0

@@ -165,7 +165,7 @@ def recipe_for(values: Mapping[str, Any]) -> str:
 
 
 def recipe_of_trials(values: Mapping[str, Any]) -> str:
-    """Returns the name of the recipe of a tuning's trials, for which ``auto`` selects a quick one."""
+    """Returns the name of the recipe of a tuning run's trials, for which ``auto`` selects a quick one."""
     recipe = recipe_for(values)
     return FROZEN if recipe == HEAD_FIRST and values.get("recipe", AUTO) == AUTO else recipe
 

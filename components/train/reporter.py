@@ -30,7 +30,7 @@ def reporter(job_dir: str, tracked: MlflowRun | None = None) -> Report:
 
     It writes a log line with ``name=value`` pairs. In a trial of Vertex AI it reports to the tuner, and in a
     trial of Katib it writes a line for the metrics collector. In ``job_dir`` it writes ``metrics.jsonl`` (one
-    JSON object per evaluation; the file is rewritten each time, so that a resumed training leaves no
+    JSON object per evaluation; the file is rewritten each time, so that a resumed training run leaves no
     duplicates) and TensorBoard's files. A report that cannot be written never ends the training: a warning
     says so, once for each of them.
 
@@ -53,8 +53,8 @@ def reporter(job_dir: str, tracked: MlflowRun | None = None) -> Report:
         reports.append(
             _tolerant(
                 _vertex_tuner,
-                "Vertex AI gets no metric of this trial, and counts it as infeasible: its metric file is "
-                "root's, so use an image imgpipe-train-*-vertex",
+                "Vertex AI gets no metric from this trial, and counts it as infeasible: only root "
+                "can write its metric file, so use an image imgpipe-train-*-vertex",
             )
         )
     if os.environ.get(KATIB_TRIAL_NAME):

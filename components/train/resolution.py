@@ -1,4 +1,4 @@
-"""Gives a training the values that its recipe decides: the only place where `auto` and -1 are replaced."""
+"""Gives a training run the values of its recipe: the only place where `auto` and -1 are replaced."""
 
 import dataclasses
 import json
@@ -11,6 +11,7 @@ from imgpipe.components.common.dataset import TRAIN, Manifest
 from imgpipe.components.common.errors import MissingInputError
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.model_folder import model_folder_at
+from imgpipe.components.common.plural import plural
 from imgpipe.components.common.provenance import PROVENANCE_NAME
 from imgpipe.components.storage import LocalLocation, Location, parse_location
 from imgpipe.components.train.arguments import TrainingArguments
@@ -26,7 +27,7 @@ EVALUATION_COST = 1 / 3
 def resolve_arguments(arguments: TrainingArguments, manifest: Manifest) -> TrainingArguments:
     """Returns the arguments with the recipe's values for a data set, and logs them.
 
-    A training that starts from an earlier model of imgpipe trains the same network, unless ``model_type`` is
+    Training that starts from an earlier model of imgpipe trains the same network, unless ``model_type`` is
     given.
 
     Args:
@@ -48,9 +49,9 @@ def resolve_arguments(arguments: TrainingArguments, manifest: Manifest) -> Train
     if resolved != arguments:
         log_event(
             "recipe",
-            f"train: recipe {resolved.recipe}: {resolved.model_type}, {resolved.max_steps:,} steps of "
-            f"{resolved.train_batch_size} images, for {data.images:,} training images of {data.classes:,} "
-            "labels",
+            f"train: recipe {resolved.recipe}: {resolved.model_type}, "
+            f"{plural(resolved.max_steps, 'step')} of {plural(resolved.train_batch_size, 'image')}, for "
+            f"{plural(data.images, 'training image')} of {plural(data.classes, 'label')}",
             recipe=resolved.recipe,
             max_steps=resolved.max_steps,
         )

@@ -1,4 +1,4 @@
-"""How a training starts: with what weights, with how many steps, and what it decides before the first."""
+"""How a training run starts: with what weights, with how many steps, and what it decides before the first."""
 
 import dataclasses
 import math
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from imgpipe.components.common.log import log_event
+from imgpipe.components.common.plural import plural
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.augmentation import MILD_CROP
 from imgpipe.components.train.checkpoints import Checkpoint
@@ -40,7 +41,7 @@ _MEASURED_STEPS = 5
 
 @dataclass(frozen=True)
 class Start:
-    """How a training starts, with what it has decided and why.
+    """How a training run starts, with what it has decided and why.
 
     Attributes:
         arguments: The resolved arguments.
@@ -82,7 +83,7 @@ def start_head_first(
         origin = f"the default on a {job.accelerators.kind}; " if has_default_budget else ""
         log_event(
             "time_budget",
-            f"train: {arguments.max_minutes:g} minutes ({origin}max_minutes changes it): measuring how many "
+            f"train: {arguments.max_minutes:g} min ({origin}max_minutes changes it): measuring how many "
             "steps fit",
             minutes=arguments.max_minutes,
         )
@@ -100,7 +101,7 @@ def start_head_first(
         decisions.append(
             f"the last layer is trained first, then {fit.part}: {fit.steps:,} steps of "
             f"{fit.seconds_per_step:.2g} seconds, {epochs:.1f} epochs, fit into {arguments.max_minutes:g} "
-            f"minutes, {arguments.max_steps:,} steps are planned without a limit"
+            f"min, {arguments.max_steps:,} steps are planned without a limit"
         )
         _log_decision(decisions[-1])
     evaluation = train_head(classifier, head_arguments(arguments, data.size), data, job.accelerators)
@@ -208,7 +209,7 @@ def as_before(
     Args:
         given: The arguments, in which those that are left to the recipe are not resolved.
         arguments: The resolved arguments.
-        checkpoint: That of the interrupted training.
+        checkpoint: That of the interrupted training run.
     """
     before = checkpoint.state["training"]
     # The learning rate follows the schedule of before the interruption.
@@ -234,8 +235,8 @@ def with_measured_steps(
     steps = _steps_until(end, job, data, seconds_per_step)
     log_event(
         "steps_measured",
-        f"train: {seconds_per_step:.3g} seconds per step: {steps:,} steps fit into max_minutes="
-        f"{job.arguments.max_minutes:g}, {job.arguments.max_steps:,} without a time limit",
+        f"train: {seconds_per_step:.3g} seconds per step: max_minutes={job.arguments.max_minutes:g} is "
+        f"enough for {plural(steps, 'step')}; {job.arguments.max_steps:,} without a time limit",
         max_steps=steps,
         seconds_per_step=seconds_per_step,
     )

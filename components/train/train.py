@@ -15,6 +15,7 @@ from imgpipe.components.common.dataset_reader import local_dataset
 from imgpipe.components.common.errors import InterruptedRunError, InvalidArgumentError, InvalidDataError
 from imgpipe.components.common.log import log_event, log_result
 from imgpipe.components.common.mlflow import MlflowRun, current_run
+from imgpipe.components.common.plural import plural
 from imgpipe.components.common.shared_arguments import multi_label_problem, multi_label_remedy
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.storage import check_empty, parse_location
@@ -58,8 +59,8 @@ def train(
 ) -> LoopResult:
     """Trains and writes the model folder: SavedModel, labels, provenance, deployment configuration.
 
-    With a ``job_dir``, it writes checkpoints and evaluations there, and resumes an interrupted training with
-    the same arguments and data. If several processes train together, only the chief writes.
+    With a ``job_dir``, it writes checkpoints and evaluations there, and resumes an interrupted run with the
+    same arguments and data. If several processes train together, only the chief writes.
 
     Args:
         arguments: The settings.
@@ -70,8 +71,8 @@ def train(
             The folder is removed afterwards. It is not called for the final model.
         stop: Called with all evaluations after each evaluation; a non-empty return value is the reason to end
             the training.
-        features_folder: Where trainings on this machine share the features of frozen backbones, which are
-            then computed only once; None if there are no other trainings.
+        features_folder: Where training runs on this machine share the features of frozen backbones, which are
+            then computed only once; None if there are no other training runs.
 
     Raises:
         InvalidArgumentError: if the arguments do not match the data, the devices, the memory or the
@@ -230,7 +231,7 @@ def _saved_training(
     """Returns the state that this training resumes from.
 
     Raises:
-        InvalidArgumentError: if the checkpoints belong to another training.
+        InvalidArgumentError: if the checkpoints belong to another training run.
     """
     check_same_training(checkpoint, job.identity(classifier), str(checkpoints.folder))
     best = checkpoints.best(checkpoint.state["best_step"]) if "best_step" in checkpoint.state else None
@@ -300,12 +301,14 @@ def _check_data(arguments: TrainingArguments, manifest: Manifest) -> None:
     training, validation = (manifest.splits[name].examples for name in (TRAIN, VALIDATION))
     if arguments.train_batch_size > training:
         raise InvalidArgumentError(
-            f"train_batch_size={arguments.train_batch_size} is more than the {training} training images",
+            f"train_batch_size={arguments.train_batch_size} is more than "
+            f"{plural(training, 'training image')}",
             remedy=f"set train_batch_size to at most {training}",
         )
     if arguments.num_eval_images > validation:
         raise InvalidArgumentError(
-            f"num_eval_images={arguments.num_eval_images} is more than the {validation} validation images",
+            f"num_eval_images={arguments.num_eval_images} is more than "
+            f"{plural(validation, 'validation image')}",
             remedy=f"set num_eval_images to at most {validation}, or to 0 for all",
         )
 

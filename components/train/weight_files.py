@@ -17,9 +17,9 @@ _SECONDS_TO_CONNECT = 5.0
 
 
 def check_weights(arguments: TrainingArguments) -> None:
-    """Checks that a training's ImageNet weights are on this machine, or that it can download them.
+    """Checks that a training run's ImageNet weights are on this machine, or that it can download them.
 
-    Those of a training that selects one of several networks are.
+    Those of a training run that selects one of several networks are.
 
     Raises:
         UnavailableError: naming the file, and its folder, if it is damaged, or missing without a connection.
@@ -56,7 +56,7 @@ def has_weights(model_type: str, image_size: int = 0) -> bool:
 
 
 def networks_to_compare(arguments: TrainingArguments) -> list[str]:
-    """Returns the networks of which a training selects one; empty if there is nothing to select.
+    """Returns the networks of which a training run selects one; empty if there is nothing to select.
 
     They are those whose ImageNet weights are on this machine.
 

@@ -63,7 +63,7 @@ class TuneArguments:
     )
     resume_previous_job_id: str = _tuning_argument(
         "",
-        "An earlier tuning to learn from: its job_dir, or the name of a folder next to this job_dir. Its "
+        "An earlier tuning run to learn from: its job_dir, or the name of a folder next to this job_dir. Its "
         "trials do not count towards any limit.",
         kind=Kind.EARLIER_JOB,
     )

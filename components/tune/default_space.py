@@ -1,4 +1,4 @@
-"""The search space of a tuning without one: what matters most, around the values of the recipe."""
+"""The search space of a tuning run without one: what matters most, around the values of the recipe."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class DefaultSpace:
 
 
 def default_space(given: Mapping[str, Any], *, has_weights: Callable[[str], bool]) -> DefaultSpace:
-    """Returns the search space of a tuning for which none is given.
+    """Returns the search space of a tuning run for which none is given.
 
     It has the learning rate, the weight decay, the augmentation and the network, except for those that the
     user has set.

@@ -1,4 +1,4 @@
-"""The files and folders that a tuning writes to its job_dir."""
+"""The files and folders that a tuning run writes to its job_dir."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -61,6 +61,6 @@ def check_local(job_dir: str) -> None:
 
 
 def earlier_job_dir(name: str, job_dir: Path) -> Path:
-    """Returns the job_dir of an earlier tuning; a name without a path is a folder next to ``job_dir``."""
+    """Returns the job_dir of an earlier tuning run; a name without a path is a folder next to ``job_dir``."""
     path = Path(name).expanduser()
     return path if len(path.parts) > 1 else job_dir.absolute().parent / path

@@ -1,4 +1,4 @@
-"""The arguments of a tuning on Kubeflow: where the trials run, and their resources."""
+"""The arguments of a tuning run on Kubeflow: where the trials run, and their resources."""
 
 import json
 from dataclasses import dataclass

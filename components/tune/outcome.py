@@ -1,4 +1,4 @@
-"""Runs a tuning and copies its results to the artifacts of the step."""
+"""Runs a search and copies its results to the artifacts of the step."""
 
 import json
 import shutil

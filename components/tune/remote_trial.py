@@ -38,7 +38,7 @@ _TRIAL_VARIABLES = ("CLOUD_ML_TRIAL_ID", KATIB_TRIAL_NAME)
 
 @dataclass(frozen=True)
 class RemoteTrialArguments:
-    """Which trial of a tuning to run."""
+    """The trial of a search that is run."""
 
     trial_id: str = argument(
         "",

@@ -1,4 +1,4 @@
-"""The HTML report of a tuning, in one self-contained file."""
+"""The HTML report of a tuning run, in one self-contained file."""
 
 import statistics
 import warnings

@@ -303,7 +303,7 @@ def read_trials(folder: Path) -> list[Trial]:
     path = folder / _JOURNAL
     if not path.is_file():
         raise MissingInputError(
-            f"there is no study in {str(folder)!r}", remedy="use the job_dir of an earlier tuning"
+            f"there is no study in {str(folder)!r}", remedy="use the job_dir of an earlier tuning run"
         )
     study = optuna.load_study(
         storage=optuna.storages.JournalStorage(JournalFileBackend(str(path))), study_name=_NAME

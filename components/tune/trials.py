@@ -15,7 +15,7 @@ RUNNING, SUCCEEDED, FAILED = "RUNNING", "SUCCEEDED", "FAILED"
 
 @dataclass(frozen=True)
 class Trial:
-    """One training of a tuning.
+    """One training run of a search.
 
     Attributes:
         id: The trial's ID, from 1.

@@ -34,7 +34,7 @@ _SECONDS_BETWEEN_WRITES = 10.0
 
 @dataclass(frozen=True)
 class TuningFiles:
-    """Where a tuning writes.
+    """Where a tuning run writes.
 
     Attributes:
         job_dir: The folder for the study, the trials, trials.json, tuning.html and ``model/trial_ID``.
@@ -47,7 +47,7 @@ class TuningFiles:
 
 @dataclass(frozen=True)
 class TuningResult:
-    """The result of a tuning; ``model_type`` is the best trial's."""
+    """The result of a tuning run; ``model_type`` is the best trial's."""
 
     best: Trial
     trials: tuple[Trial, ...]

@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> None:
             patterns, paths.labels_file, arguments.num_classes, multi_label=arguments.multi_label
         )
         folder = Path()
-    # Without either, it is not known to which size a training will scale the images.
+    # Without either, it is not known to which size a training run will scale the images.
     check_sizes = not values.keys().isdisjoint({"model_type", "image_size"})
     validate_to_files(manifest, folder, report, summary, arguments, check_sizes=check_sizes)
 

@@ -108,7 +108,7 @@ def _two_labels(kind: str, members: list[_Member], group_size: int) -> Finding:
         "; ".join(f"{member.where}, {member.name}, is {member.label!r}" for member in members) + more,
         "keep one row of the image, with all of its labels"
         if kind == _TWO_LABEL_SETS
-        else "keep the row with the right label and remove the others",
+        else "keep the row with the correct label and remove the others",
         thumbnails=_thumbnails(*members[: len(names)]),
     )
 

@@ -30,7 +30,7 @@ Examples:
     "--dataset",
     group=Group.BASICS,
     metavar="FOLDER",
-    help="Folder with the manifest.json of a data set that is converted already, e.g. "
+    help="Folder with the manifest.json of an already converted data set, e.g. "
     "imgpipe-runs/.../artifacts/.../dataset, in place of its images.",
 )
 @argument_options(ConvertArguments, AuditArguments)
@@ -60,7 +60,7 @@ def audit(dataset: str, output: str, **flags: Any) -> None:
             name = unused[0].replace("_", "-")
             raise InvalidArgumentError(
                 f"--{name} is given together with --dataset {dataset}",
-                remedy="use one of them: the data set is converted already",
+                remedy="use one of them: the data set is already converted",
             )
         if not dataset:
             from_values(ConvertArguments, given)

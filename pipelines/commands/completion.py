@@ -16,7 +16,7 @@ Examples:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print what SHELL needs in order to complete the commands and options of imgpipe."""
+    """Print a script that makes the shell complete the commands and options of imgpipe."""
     made = get_completion_class(shell)
     assert made is not None  # noqa: S101 - click has all three
     click.echo(made(context.find_root().command, {}, "imgpipe", "_IMGPIPE_COMPLETE").source())

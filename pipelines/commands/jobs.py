@@ -121,7 +121,7 @@ def stream_logs(
     76 if it failed or was cancelled.
     """
     if polling_interval is not None:
-        notice("--polling-interval is ignored: new lines are asked for after 1 to 30 seconds")
+        notice("--polling-interval is ignored: imgpipe polls for new lines every 1 to 30 seconds")
     print_logs(jobs_of(target), job, follow=follow, everything=everything)
 
 
@@ -166,7 +166,7 @@ def cancel(job: str, target: TargetOptions) -> None:
     if state in ENDED:
         notice(f"{job} has already ended; nothing was cancelled")
     elif state == "CANCELLING":
-        notice(f"{job} is being cancelled already")
+        notice(f"{job} is already being cancelled")
     else:
         jobs.cancel(job)
     state = jobs.describe(job).state

@@ -151,9 +151,9 @@ def run(retrain: bool, **options: Any) -> None:
 def tune(config: Path | None, tune: tuple[str, ...], **options: Any) -> None:
     """Search for the best values of training arguments on this machine and keep the best model.
 
-    The pipeline of `imgpipe run` with many trials of the training, some at a time. Without --tune and
-    --config, it searches the learning rate, the weight decay, the augmentation and the network, except for
-    those that you set. Run the same command again with the same --job-dir to resume an interrupted run.
+    It runs the pipeline of `imgpipe run` with many training trials, some of them in parallel. Without --tune
+    and --config, it searches the learning rate, the weight decay, the augmentation and the network, except
+    for those that you set. Run the same command again with the same --job-dir to resume an interrupted run.
     """
     _run_pipeline(TUNE, config, tune="; ".join(tune) or None, **options)
 

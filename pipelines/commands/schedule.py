@@ -71,7 +71,7 @@ def create(
 ) -> None:
     """Create the schedule NAME, which runs the pipeline.
 
-    The options are those of submit, with the training's arguments after `--`. Runs never overlap, and missed
+    The options are those of submit, with the training arguments after `--`. Runs never overlap, and missed
     runs are skipped.
     """
     check_has_schedules(target)

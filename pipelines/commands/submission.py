@@ -260,7 +260,7 @@ def plan_submission(
         )
     if retrain and config.hyperparameters:
         raise InvalidArgumentError(
-            "--retrain cannot be used with hyperparameters: it is one training from existing weights",
+            "--retrain cannot be used with hyperparameters: it is one training run from existing weights",
             remedy="omit --retrain or the hyperparameters block",
         )
     tunes = bool(config.hyperparameters)

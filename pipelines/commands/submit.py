@@ -78,9 +78,9 @@ def submit(
     output_format: str,
     **options: Any,
 ) -> None:
-    """Start a training with the options of gcloud ai-platform jobs submit training.
+    """Start a training job with the options of gcloud ai-platform jobs submit training.
 
-    Give the training's own arguments after `--`. The job continues when this command ends.
+    Give the training arguments after `--`. The job continues when this command ends.
     """
     submission = submission_of(target, options, arguments)
     if follow and (dry_run or asynchronous):
@@ -127,7 +127,7 @@ Examples:
   imgpipe migrate config.yaml
   imgpipe migrate config.yaml --target kubeflow
 """,
-    short_help="Print the request that AI Platform's config.yaml becomes.",
+    short_help="Convert AI Platform's config.yaml and print the result.",
 )
 @click.argument("config_file", metavar="CONFIG.YAML", type=click.Path(path_type=Path))
 @click.option(
@@ -136,10 +136,10 @@ Examples:
 @format_option
 @exit_on_error
 def migrate(config_file: Path, target: str, output_format: str) -> None:
-    """Print the request that AI Platform's CONFIG.YAML becomes, and which fields are ignored.
+    """Convert AI Platform's CONFIG.YAML to a request, and print it with the fields that are ignored.
 
-    `imgpipe submit` takes the file unchanged, with the training's arguments on its command line. Arguments
-    that the file does not have are printed as placeholders here.
+    `imgpipe submit` takes the file unchanged, with the training arguments on its command line. Here,
+    arguments that are not in the file are printed as placeholders.
     """
     config = read_config(config_file)
     placeholders = {

@@ -18,7 +18,7 @@ from imgpipe.components.common.errors import MissingInputError, UnavailableError
 from imgpipe.components.common.log import JSON, LOG_FORMAT_VARIABLE
 
 _NOBODY_ID = 65534
-# A training has this time to end its running step and to write a checkpoint before it is killed.
+# A training run has this time to end its running step and to write a checkpoint before it is killed.
 _SECONDS_TO_STOP = 600
 # Time for this process to end, including the time to stop the container.
 SECONDS_TO_END = _SECONDS_TO_STOP + 10

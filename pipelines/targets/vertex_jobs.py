@@ -151,7 +151,7 @@ class VertexJobs:
             labels = existing.create_pipeline_job_request.pipeline_job.labels
             if (existing.cron, labels[REQUEST_LABEL]) != (cron, pipeline_job["labels"][REQUEST_LABEL]):
                 raise InvalidArgumentError(
-                    f"there is a schedule {name!r} already, with another "
+                    f"there is already a schedule {name!r} with another "
                     + ("time" if existing.cron != cron else "pipeline, image, argument, account or root"),
                     remedy="delete it first, or use another name",
                 )

@@ -5,7 +5,7 @@ import pytest
 from tests.end_to_end.runs import SMALL, run_imgpipe
 
 
-# Half a minute each: that each store can be read and written is tested without a training.
+# Half a minute each: that each store can be read and written is tested without a training run.
 @pytest.mark.parametrize("bucket", ["cloud", pytest.param("s3", marks=pytest.mark.proof)], indirect=True)
 def test_images_in_a_bucket_and_then_their_shards_become_models(coloured_folder, bucket, tmp_path):
     for path in coloured_folder.rglob("*.png"):

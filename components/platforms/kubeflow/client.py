@@ -212,7 +212,7 @@ def translate_errors(action: str) -> Iterator[None]:
             # KFP's client reports errors of TLS without a status.
             raise UnavailableError(
                 f"cannot {action}: {str(error.reason).partition(chr(10))[0]}",
-                remedy="check that --host is right and its certificate valid",
+                remedy="check that --host is correct and its certificate valid",
             ) from None
         if error.status in TRANSIENT_STATUSES or error.status >= 500:
             raise InterruptedRunError(

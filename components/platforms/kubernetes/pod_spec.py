@@ -32,7 +32,7 @@ def pod_spec(
     service_account: str,
     storage_secret: str,
 ) -> dict[str, Any]:
-    """Returns the PodSpec of a training in one container.
+    """Returns the PodSpec of a training run in one container.
 
     Args:
         container_name: Name of the container.

@@ -125,7 +125,7 @@ def wait_for(operation: Any, timeout_seconds: float, client: Any) -> Any:
         except (InterruptedRunError, InvalidArgumentError, UnavailableError) as error:
             state = f"it continues: {error.problem}"
         raise CheckFailedError(
-            f"the operation has not ended within {timeout_seconds:g} seconds; {state}",
+            f"the operation has not ended within {timeout_seconds:g} s; {state}",
             where=name,
             remedy="raise deploy_timeout_seconds; see the endpoint with `gcloud ai endpoints describe`, and "
             "undo what was deployed with `gcloud ai endpoints undeploy-model`",

@@ -1,4 +1,4 @@
-"""The interface of engines, which choose and run the trials of a tuning."""
+"""The interface of engines, which choose and run the trials of a tuning run."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -26,6 +26,7 @@ from imgpipe.components.common.errors import (
 )
 from imgpipe.components.common.hyperparameters import METRIC
 from imgpipe.components.common.log import JSON, LOG_FORMAT_VARIABLE, log_event, with_progress
+from imgpipe.components.common.plural import plural
 from imgpipe.components.common.webhook import RUN_VARIABLE
 from imgpipe.components.platforms.kubernetes import katib, workflow
 from imgpipe.components.platforms.kubernetes.client import connect
@@ -323,7 +324,7 @@ def _failure(state: SearchState, trials: Sequence[Trial], name: str) -> Pipeline
     of_last = error_class_of(last.exit_code, CheckFailedError)
     error_class = of_last if len(exit_codes) == 1 and not of_last.retry_can_help else CheckFailedError
     return error_class(
-        f"{len(failed)} of {len(trials)} trials failed: {reason}; the last: {last.problem}",
+        f"{len(failed)} of {plural(len(trials), 'trial')} failed: {reason}; the last: {last.problem}",
         where=f"experiment {name}",
         remedy="see trials.json for the reason of each; with the same job_dir, the search starts again",
     )

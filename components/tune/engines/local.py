@@ -144,7 +144,7 @@ class _Run:
         trials = self.study.trials()
         if any(trial.state == RUNNING for trial in trials) or self._has_next(trials):
             raise InterruptedRunError(
-                "the tuning was stopped",
+                "the search was stopped",
                 remedy="start it again with the same job_dir: finished trials are kept, the others resume",
             )
         shutil.rmtree(self.spec.job_dir / TRIALS_FOLDER / FEATURES_FOLDER, ignore_errors=True)
@@ -279,7 +279,7 @@ class _Run:
         is_hung, exit_code = exit_code is None, -9 if exit_code is None else exit_code
         problem, last_lines = failure_of(process.log, process.log_offset, exit_code)
         if is_hung:
-            problem = f"it hung: no output for {self.spec.tuning.trial_silence_limit:g} seconds"
+            problem = f"it hung: no output for {self.spec.tuning.trial_silence_limit:g} s"
         from_outside = not is_hung and exit_code in (-9, -15, EXIT_CODE_INTERRUPTED)
         if from_outside and self.study.starts_of(trial_id) < _MAX_STARTS:
             log_event(

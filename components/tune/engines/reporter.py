@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from imgpipe.components.common.hyperparameters import METRIC
 from imgpipe.components.common.log import log_event
+from imgpipe.components.common.plural import plural
 from imgpipe.components.tune.engines.engine import Report
 from imgpipe.components.tune.trials import FAILED, RUNNING, Trial, values_text
 
@@ -67,8 +68,8 @@ class TrialReporter:
             result = "no full evaluation"
         else:
             result = (
-                f"{METRIC} {trial.objective:.4f} on {trial.final['examples']:,} images, the model of step "
-                f"{trial.final['step']:,}"
+                f"{METRIC} {trial.objective:.4f} on {plural(trial.final['examples'], 'image')}, the model of "
+                f"step {trial.final['step']:,}"
             )
         if trial.stop_reason:
             result += f", stopped at step {trial.steps:,} of {trial.max_steps:,}"

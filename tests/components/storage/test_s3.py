@@ -52,7 +52,7 @@ def test_wrong_keys_are_named_by_a_real_server(s3, monkeypatch, variable, value,
     [
         (403, "InvalidObjectState", "is archived", "restore it"),
         (400, "ExpiredToken", "the credentials have expired", "renew the credentials"),
-        (403, "RequestTimeTooSkewed", "clock is wrong", "set the clock"),
+        (403, "RequestTimeTooSkewed", "clock is wrong", "correct this machine's clock"),
         (403, "AccessDenied", "no permission to {verb}", "s3:ListBucket|s3:PutObject"),
         (301, "PermanentRedirect", "is in another region", "set AWS_REGION"),
         (400, "AuthorizationHeaderMalformed", "is in another region", "set AWS_REGION"),

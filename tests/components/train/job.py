@@ -1,4 +1,4 @@
-"""Small trainings: their arguments, and the training job in separate processes on one or several devices."""
+"""Small training runs: their arguments, and training in separate processes on one or several devices."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def job_arguments(dataset: Path, job_dir: Path, **values: object) -> list[str]:
 
 
 def small_training(**values: object) -> TrainingArguments:
-    """Returns the settings of a training of two steps."""
+    """Returns the settings of a training run of two steps."""
     settings = {"max_steps": 2, "train_batch_size": 4, "model_type": "resnet-18", "image_size": 32}
     return TrainingArguments(**{**settings, "weights": "none", **values})
 

@@ -281,7 +281,7 @@ def test_the_stop_callback_can_end_the_training():
 
 
 class Interruptible:
-    """A training of the linear model that records what the loop saves."""
+    """A training run of the linear model that records what the loop saves."""
 
     def __init__(self, **values):
         self.settings = arguments(max_steps=12, train_steps_per_eval=5, initial_learning_rate=0.3, **values)

@@ -103,7 +103,7 @@ def test_two_networks_are_compared_once_for_a_job_dir(write_weights, coloured_da
     assert race.model_type in ("mobilenet-v2", "mobilenet-v3-small")
     assert json.loads((tmp_path / "job" / RACE_FILE).read_text())["model_type"] == race.model_type
     assert f"model_type {race.model_type}, the most accurate of 2 networks" in capsys.readouterr().out
-    # A training that resumes, perhaps on another machine, trains the same network.
+    # A training run that resumes, perhaps on another machine, trains the same network.
     files[0].unlink()
     assert find_or_run_race(arguments, dataset, workers=1) == race
 

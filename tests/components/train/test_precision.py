@@ -1,4 +1,4 @@
-"""The choice of the precision of a training."""
+"""The choice of the precision of a training run."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A training of all layers that is killed at random resumes from its last step, or from minutes before it."""
+"""Training of all layers that is killed at random resumes from its last step, or from minutes before it."""
 
 import json
 import random
@@ -28,7 +28,7 @@ run_command("train", lambda: main(sys.argv[2:]))
 
 
 class Training:
-    """A training in a process, which is followed by its events."""
+    """A training run in a process, which is followed by its events."""
 
     def __init__(self, arguments, monkeypatch, seconds_between_checkpoints=240.0):
         monkeypatch.setenv("IMGPIPE_LOG_FORMAT", "json")

@@ -53,7 +53,7 @@ def test_a_trial_of_katib_has_one_line_with_a_time_per_evaluation(capsys, monkey
 def test_the_metrics_file_has_one_line_per_evaluation(tmp_path):
     reporter(str(tmp_path))([FIRST])
     reporter(str(tmp_path))([FIRST, SECOND])
-    # A resumed training repeats an evaluation.
+    # A resumed training run repeats an evaluation.
     reporter(str(tmp_path))([FIRST, SECOND])
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
@@ -138,7 +138,7 @@ def test_a_report_that_cannot_be_written_is_a_warning_and_the_others_are_written
     warnings = [event["message"] for event in events if event["event"] == "not_reported"]
     assert len(warnings) == 2
     assert "metrics.jsonl is incomplete" in warnings[0]
-    assert "Vertex AI gets no metric of this trial" in warnings[1]
+    assert "Vertex AI gets no metric from this trial" in warnings[1]
     assert "imgpipe-train-*-vertex" in warnings[1]
     (file,) = (tmp_path / "job" / "tensorboard").iterdir()
     assert scalars(file)["top_1_accuracy"] == {5: 0.25, 10: 0.5}

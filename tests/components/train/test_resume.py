@@ -1,4 +1,4 @@
-"""Resumes interrupted trainings of the real command line."""
+"""Resumes interrupted training runs of the real command line."""
 
 import json
 import signal

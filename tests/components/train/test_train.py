@@ -106,13 +106,13 @@ def test_a_time_budget_sets_the_steps_and_a_resumed_training_keeps_them(coloured
     # The time is over before the first step: one step is the least.
     settings = TrainingArguments(recipe="digits", max_minutes=1e-6, job_dir=str(tmp_path / "job"))
     assert train(settings, dataset, tmp_path / "model").evaluations[-1].step == 1
-    assert "1 steps fit into max_minutes" in capsys.readouterr().out
+    assert "is enough for 1 step;" in capsys.readouterr().out
     used = json.loads((tmp_path / "model" / "provenance.json").read_text())["arguments"]
     assert (used["max_steps"], used["warmup_steps"]) == (1, 0)
     # With more time it would take 50 steps, but the learning rate has already fallen.
     again = dataclasses.replace(settings, max_minutes=60.0)
     assert train(again, dataset, tmp_path / "again").evaluations[-1].step == 1
-    assert "steps fit" not in capsys.readouterr().out
+    assert "is enough for" not in capsys.readouterr().out
 
 
 def test_a_continued_training_keeps_its_warm_up(coloured_dataset, tmp_path):
@@ -232,7 +232,7 @@ def test_a_training_with_a_frozen_backbone_does_not_resume_with_another_one(colo
     )
     train(arguments, dataset, tmp_path / "first")
     (tmp_path / "8").rename(served / "8")
-    with pytest.raises(InvalidArgumentError, match="another training: backbone_digest was"):
+    with pytest.raises(InvalidArgumentError, match="another training run: backbone_digest was"):
         train(arguments, dataset, tmp_path / "second")
 
 

@@ -139,7 +139,7 @@ def search(
 
 
 def tuning_spec(dataset, job_dir, training=None, **settings):
-    """Returns a tuning on another machine, of six trials unless ``settings`` say otherwise."""
+    """Returns a tuning run on another machine, of six trials unless ``settings`` say otherwise."""
     settings = {"tune": "initial_learning_rate=log:0.001:0.2", "max_trials": 6, **settings}
     tuning = TuneArguments(**{"max_parallel_trials": min(3, settings["max_trials"]), **settings})
     request, manifest = read_request(tuning), read_manifest(dataset)
@@ -147,7 +147,7 @@ def tuning_spec(dataset, job_dir, training=None, **settings):
 
 
 def check_real_trainings(search):
-    """Tunes real trainings with the real command of a trial, and checks what they report."""
+    """Tunes real training runs with the real command of a trial, and checks what they report."""
     trials = search(
         command=("python", "-m", "imgpipe.components.tune.remote_trial"),
         training=REAL_TRAINING,

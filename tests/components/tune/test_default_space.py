@@ -1,4 +1,4 @@
-"""A tuning without a search space searches around the recipe's values, except for what the user has set."""
+"""Without a search space, the recipe's values are searched around, except for what the user has set."""
 
 import pytest
 

@@ -89,7 +89,7 @@ def test_six_trials_in_parallel_are_stopped_early_and_ranked(tmp_path, warm):
         ("segfault", "ended by SIGSEGV", -signal.SIGSEGV),
         ("killed", "the machine may have run out of memory", -signal.SIGKILL),
         ("nan", "not a number any more", 76),
-        ("hang", "it hung: no output for 1 seconds", -signal.SIGKILL),
+        ("hang", "it hung: no output for 1 s", -signal.SIGKILL),
     ],
 )
 def test_one_failed_trial_does_not_affect_the_others(tmp_path, fault, problem, exit_code):

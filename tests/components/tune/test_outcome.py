@@ -1,4 +1,4 @@
-"""The results of a tuning in a job_dir in Cloud Storage."""
+"""The results of a tuning run in a job_dir in Cloud Storage."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Tuning with real trainings."""
+"""Tuning with real training runs."""
 
 import json
 import subprocess
@@ -63,7 +63,7 @@ def test_if_all_trials_fail_there_is_a_report_but_no_model(dataset, tmp_path):
     tuning = TuneArguments(tune="train_batch_size=13,14", max_trials=2, search_algorithm="grid")
     with pytest.raises(InvalidArgumentError, match="2 of 2 trials failed") as raised:
         tune(tuning, TRAINING, dataset, files)
-    assert "is more than the 12 training images" in raised.value.problem
+    assert "is more than 12 training images" in raised.value.problem
     assert not files.model.exists()
     output = json.loads((tmp_path / "job" / "trials.json").read_text())
     assert [trial["state"] for trial in output["trials"]] == ["FAILED", "FAILED"]
