@@ -19,9 +19,10 @@ The inputs of the pipelines `image-classification`, `image-classification-tune` 
 `image-classification-retrain`. They have the same names in the `settings` of the
 [Kubeflow form](kubeflow-form.md), as options of `imgpipe run`, `imgpipe tune` and `imgpipe submit`
 (`--max-steps` and `--max_steps` are the same), and on a step's own command line. The inputs of
-`batch-predict` are [at the end](#batch-prediction). The [recipe](train.md#recipes) decides what is `auto`
-or -1; it is `auto`, but `original` for `imgpipe submit`, `imgpipe schedule` and a step's own command line.
-The other defaults are those of the original algorithm where it had any.
+`batch-predict` are [at the end](#batch-prediction). The [recipe](train.md#recipes) supplies the values
+of arguments that are `auto` or -1. It is `auto` by default, but `original` for `imgpipe submit`,
+`imgpipe schedule` and a step's own command line. The other defaults are those of the original algorithm where
+it had the argument.
 """
 _TARGETS = (("Only on Kubeflow", KUBEFLOW), ("Only on Vertex AI", VERTEX))
 _HOW_TO_GIVE = (
