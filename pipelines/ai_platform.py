@@ -33,8 +33,8 @@ from imgpipe.components.platforms.vertex.job_requests import (
     tuning_job,
     worker_pool_spec,
 )
-from imgpipe.components.preflight.target_rules import check_paths, uri_of_mounted
-from imgpipe.components.storage import is_local
+from imgpipe.components.preflight.target_rules import check_paths
+from imgpipe.components.storage import is_local, uri_of_mounted
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.model_types import MODEL_TYPES
 from imgpipe.components.train.recipes import ORIGINAL

@@ -29,8 +29,7 @@ from imgpipe.components.platforms.vertex.client import is_plain_http
 from imgpipe.components.preflight.inputs import check_local_folder, found_input
 from imgpipe.components.preflight.path_arguments import INPUT_KINDS, path_arguments, paths_in
 from imgpipe.components.preflight.preflight import check_cluster_access
-from imgpipe.components.preflight.target_rules import uri_of_mounted
-from imgpipe.components.storage import Location, ObjectLocation, deadline, parse_location
+from imgpipe.components.storage import Location, ObjectLocation, deadline, parse_location, uri_of_mounted
 from imgpipe.components.storage.cloud_storage import CloudStorageLocation
 
 OK, WARNING, ERROR = "ok", "warning", "error"

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +12,7 @@ import yaml
 from imgpipe import __version__
 from imgpipe.components.common.errors import MissingInputError, must_be_readable
 from imgpipe.components.images.resize_modes import STRETCH
+from imgpipe.components.storage import uri_of_mounted
 
 PROVENANCE_NAME = "provenance.json"
 DEPLOYMENT_CONFIG_NAME = "deployment_config.yaml"
@@ -87,7 +87,7 @@ def set_deployment_uri(folder: Path, location: str) -> None:
         folder: A model folder, before it is published.
         location: Where; a path below ``/gcs`` is written as ``gs://``.
     """
-    _update_deployment_config(folder, {"deploymentUri": re.sub("^/gcs/", "gs://", location)})
+    _update_deployment_config(folder, {"deploymentUri": uri_of_mounted(location)})
 
 
 def add_formats(folder: Path, formats: Sequence[Mapping[str, Any]]) -> None:

@@ -10,7 +10,7 @@ from imgpipe.components.common.arguments import Kind
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.shared_arguments import KSERVE_TARGET, LOCAL_TARGET, NO_TARGET, VERTEX_TARGET
 from imgpipe.components.preflight.path_arguments import INPUT_KINDS, path_arguments, paths_in
-from imgpipe.components.storage import parse_location, split_volume_uri
+from imgpipe.components.storage import parse_location, split_volume_uri, uri_of_mounted
 from imgpipe.components.storage.s3 import S3Location
 
 # More generous than the stores: `imgpipe migrate` prints BUCKET as a placeholder.
@@ -109,11 +109,6 @@ def check_bucket(path: str, *, name: str) -> None:
         f"{name}: {bucket!r} is not a valid bucket name" if bucket else f"{name} has no bucket",
         remedy=f"write {scheme}://BUCKET/FOLDER, the bucket in letters, digits, -, _ and .",
     )
-
-
-def uri_of_mounted(path: str) -> str:
-    """Returns the ``gs://`` URI of a path below ``/gcs``, where Vertex AI mounts buckets."""
-    return re.sub("^/gcs/", "gs://", path)
 
 
 def _is_seen(target: str, path: str) -> bool:

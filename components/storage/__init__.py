@@ -23,7 +23,13 @@ from imgpipe.components.storage.object_store import ObjectLocation, is_file_name
 from imgpipe.components.storage.publication import current_folder, read_unchanged
 from imgpipe.components.storage.remote_requests import deadline
 from imgpipe.components.storage.s3 import S3Location
-from imgpipe.components.storage.volumes import SCHEME, mounted_path, split_volume_uri
+from imgpipe.components.storage.volumes import (
+    SCHEME,
+    mount_of_bucket,
+    mounted_path,
+    split_volume_uri,
+    uri_of_mounted,
+)
 
 __all__ = [
     "PARALLEL_DOWNLOADS",
@@ -42,12 +48,14 @@ __all__ = [
     "is_hidden",
     "is_local",
     "local_path",
+    "mount_of_bucket",
     "move_folder",
     "parse_location",
     "publish_folder",
     "read_unchanged",
     "resolve",
     "split_volume_uri",
+    "uri_of_mounted",
 ]
 
 _STORES: dict[str, type[ObjectLocation]] = {

@@ -1,6 +1,7 @@
-"""Volumes of Kubernetes: ``pvc://CLAIM/path``, KServe's notation for a path on a PersistentVolumeClaim.
+"""Paths that are mounted: volumes of Kubernetes, and buckets on Vertex AI.
 
-In a pod that mounts the claim, it is a local path.
+``pvc://CLAIM/path``, KServe's notation for a path on a PersistentVolumeClaim, is a local path in a pod that
+mounts the claim. ``gs://BUCKET/path`` is ``/gcs/BUCKET/path`` on Vertex AI's machines.
 """
 
 import json
@@ -48,3 +49,13 @@ def mounted_path(text: str) -> str:
             remedy=f"submit, upload or compile the pipeline with --volume {claim}:/FOLDER",
         )
     return os.path.join(folders[claim], path) if path else folders[claim]
+
+
+def uri_of_mounted(path: str) -> str:
+    """Returns the ``gs://`` URI of a path below ``/gcs``; other paths unchanged."""
+    return re.sub("^/gcs/", "gs://", path)
+
+
+def mount_of_bucket(path: str) -> str:
+    """Returns the path below ``/gcs`` of a ``gs://`` URI; other paths unchanged."""
+    return re.sub("^gs://", "/gcs/", path)

@@ -3,7 +3,6 @@
 # KFP reads its annotations as values: OutputPath(str) is a call.
 # mypy: disable-error-code="valid-type"
 
-import re
 from pathlib import Path
 
 from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output, OutputPath
@@ -34,13 +33,14 @@ def tune(
     run: RunArguments,
 ) -> None:
     """Trains many trials with different hyperparameters and keeps the best trial's model."""
+    from imgpipe.components.storage import mount_of_bucket
     from imgpipe.components.tune.engines.vertex import VertexSearch
     from imgpipe.components.tune.outcome import run_step
 
     run_step(
         *(dataset, model, metrics, report, trials, tuning, arguments),
         # Vertex AI mounts Cloud Storage there, in the step and in the trials.
-        job_dir=Path(re.sub("^gs://", "/gcs/", tuning.job_dir or trials.path)),
+        job_dir=Path(mount_of_bucket(tuning.job_dir or trials.path)),
         engine=lambda spec: VertexSearch(spec, job, run, Path(gcp_resources)),
         engine_name="vertex",
     )

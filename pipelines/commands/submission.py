@@ -21,7 +21,8 @@ from imgpipe.components.preflight.pipeline_inputs import (
     TUNE,
     TUNE_PIPELINE_ARGUMENTS,
 )
-from imgpipe.components.preflight.target_rules import check_bucket, uri_of_mounted
+from imgpipe.components.preflight.target_rules import check_bucket
+from imgpipe.components.storage import uri_of_mounted
 from imgpipe.components.tune.job_dir import check_local
 from imgpipe.pipelines.ai_platform import (
     JOB_ARGUMENTS,
@@ -56,8 +57,7 @@ from imgpipe.pipelines.targets.kubeflow_requests import RunRequest
 from imgpipe.pipelines.targets.vertex_jobs import pipeline_job_body
 from imgpipe.pipelines.training_input import FLAGS, TrainingInput
 
-# Artifact stores of Kubeflow Pipelines.
-_STORES = ("gs://", "s3://", "minio://")
+_KUBEFLOW_STORES = tuple(f"{scheme}://" for scheme in ARTIFACT_STORES)
 
 
 @dataclass(frozen=True)
@@ -331,7 +331,7 @@ def plan_submission(
     if target == "kubeflow" and pipeline_root and not pipeline_root.startswith(_STORES):
         raise InvalidArgumentError(
             f"--pipeline-root={pipeline_root!r} is not in an artifact store of Kubeflow Pipelines",
-            remedy=f"start it with {', '.join(_STORES)}, or omit it for the installation's default",
+            remedy=f"start it with {', '.join(_KUBEFLOW_STORES)}, or omit it for the installation's default",
         )
     if target != "vertex":
         return dataclasses.replace(submission, parameters=parameters, notices=(*submission.notices, *notices))

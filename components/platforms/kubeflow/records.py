@@ -13,8 +13,8 @@ from imgpipe.components.platforms.responses import TRANSIENT_STATUSES, is_page
 
 _TIMEOUT_SECONDS = 60
 _OK, _NOT_FOUND, _SERVER_ERROR = 200, 404, 500
-# KFP's web interface names the stores by these (frontend/server/handlers/artifacts.ts, 2.17).
-_SOURCES = {"gs": "gcs", "s3": "s3", "minio": "minio"}
+# By scheme, the name that KFP's web interface gives the store (frontend/server/handlers/artifacts.ts, 2.17).
+ARTIFACT_STORES = {"gs": "gcs", "s3": "s3", "minio": "minio"}
 
 
 def read_workflow(api: Any, run_id: str) -> Mapping[str, Any]:
@@ -84,9 +84,9 @@ def read_artifact(api: Any, uri: str, namespace: str) -> str | None:
 
     scheme, _, path = uri.partition("://")
     bucket, _, key = path.partition("/")
-    if scheme not in _SOURCES or not key:
+    if scheme not in ARTIFACT_STORES or not key:
         return None
-    query = {"source": _SOURCES[scheme], "bucket": bucket, "key": key}
+    query = {"source": ARTIFACT_STORES[scheme], "bucket": bucket, "key": key}
     if namespace:
         query["namespace"] = namespace
     client = _api_client(api)

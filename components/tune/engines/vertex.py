@@ -11,7 +11,7 @@ from imgpipe.components.custom_job.arguments import CustomJobArguments, RunArgum
 from imgpipe.components.custom_job.custom_job import training_command_line, training_job_spec
 from imgpipe.components.platforms.vertex.job_requests import digest, tuning_job
 from imgpipe.components.platforms.vertex.jobs import TUNING_JOB, failure_of, run_job
-from imgpipe.components.storage import parse_location
+from imgpipe.components.storage import parse_location, uri_of_mounted
 from imgpipe.components.tune.engines.engine import Report, TuningSpec
 from imgpipe.components.tune.engines.remote import typed_values, with_trial_files
 from imgpipe.components.tune.engines.reporter import TrialReporter
@@ -74,7 +74,7 @@ class VertexSearch:
             self.spec.job_dir / "model",
         )
         args = [arg for arg in args if arg[2:].partition("=")[0].replace("-", "_") not in tuned]
-        job_dir = str(self.spec.job_dir).replace("/gcs/", "gs://", 1)
+        job_dir = uri_of_mounted(str(self.spec.job_dir))
         # Vertex AI creates a folder for every trial below output_uri.
         output_uri = job_dir if job_dir.startswith("gs://") else ""
         return tuning_job(
