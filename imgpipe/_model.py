@@ -153,8 +153,7 @@ def load(model: "str | os.PathLike[str] | Run") -> Model:
     from imgpipe.components.common.model_folder import model_folder_at
     from imgpipe.components.storage import local_path
 
-    path = model if isinstance(model, str | os.PathLike) else model.folder
-    folder = model_folder_at(local_path(os.fspath(path)))
+    folder = model_folder_at(local_path(os.fspath(getattr(model, "folder", model))))
     # Imported late: it loads TensorFlow.
     from imgpipe.components.common.served_model import load_served_model
 

@@ -55,7 +55,8 @@ def run_step(step: str, arguments: Mapping[str, Any], display: RunDisplay) -> No
                     else:
                         display.show(event)
             except KeyboardInterrupt:
-                # The step receives SIGINT too.
+                # A terminal sends SIGINT to the step too; a notebook's stop button may not.
+                process.terminate()
                 process.wait()
                 display.step_failed(step, time.monotonic() - started)
                 raise KeyboardInterruptError(

@@ -1,4 +1,4 @@
-"""Shows a run on the terminal: one line a step, a bar for long work, evaluations, warnings, the error."""
+"""Shows a run on the terminal: one line per step, a bar for long work, evaluations, warnings, the error."""
 
 import time
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What more images would buy: accuracy against the number of images, and where the curve leads."""
+"""Whether more images would help: accuracy against the number of images, and where the curve leads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

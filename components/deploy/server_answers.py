@@ -40,7 +40,7 @@ def check_answers(verification: Verification, address: str, model_name: str, *, 
 
     Raises:
         WrongAnswerError: if the answers are not the evaluation's, or the model rejects the request.
-        NoAnswerError: if no model answers within 10 seconds a request.
+        NoAnswerError: if no model answers within 10 seconds per request.
     """
     instances = verification.instances()
     url = f"{address}/v1/models/{model_name}:predict"

@@ -217,9 +217,9 @@ def _reject_rare_jpeg(data: bytes) -> None:
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             bits = data[position + 4]
             if marker % 4 == 3:
-                raise ImageError(f"a lossless JPEG with {bits} bits a sample, {_CANNOT_DECODE}")
+                raise ImageError(f"a lossless JPEG with {bits} bits per sample, {_CANNOT_DECODE}")
             if bits > 8:
-                raise ImageError(f"a JPEG with {bits} bits a sample, {_CANNOT_DECODE}")
+                raise ImageError(f"a JPEG with {bits} bits per sample, {_CANNOT_DECODE}")
             return
         else:
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")

@@ -207,7 +207,7 @@ def select(probes: Sequence[Probe], max_latency_ms: float, default: str) -> str:
         times = ", ".join(f"{probe.model_type} {probe.milliseconds:.3g}" for probe in probes)
         raise InvalidArgumentError(
             f"max_latency_ms={max_latency_ms:g}, but the networks with weights on this machine take longer: "
-            f"{times} ms an image",
+            f"{times} ms per image",
             remedy="raise max_latency_ms, lower image_size, or add the weights of a smaller network",
         )
     compared = [probe for probe in fitting if probe.accuracy is not None]
@@ -227,6 +227,6 @@ def describe(race: Race, max_latency_ms: float) -> str:
 
 def describe_probe(probe: Probe) -> str:
     """Returns a line about a network."""
-    time_taken = "" if probe.milliseconds is None else f"{probe.milliseconds:.3g} ms an image, "
+    time_taken = "" if probe.milliseconds is None else f"{probe.milliseconds:.3g} ms per image, "
     result = probe.reason if probe.accuracy is None else f"accuracy {probe.accuracy:.4f}"
     return f"{probe.model_type}: {time_taken}{result}"

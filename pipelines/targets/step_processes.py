@@ -1,8 +1,8 @@
 """Runs the steps on this machine as forks of processes that have imported what steps need.
 
 Importing TensorFlow takes three seconds of a processor, KFP and our own modules another half. They are
-imported once a run, while the first steps run, instead of once a step. A step is still a process of its own,
-with its own memory and exit code: it begins as a copy of a process that has only imported modules.
+imported once per run, while the first steps run, instead of once per step. A step is still a separate
+process, with its own memory and exit code: it begins as a copy of a process that has only imported modules.
 
 A process with TensorFlow can be copied until it runs an operation: it has no threads before. That is not
 known of the drivers of accelerators: with one of those, and outside of Linux, KFP starts each step as usual.
@@ -127,7 +127,7 @@ def _serve(connection: socket.socket, tensorflow: socket.socket | None = None) -
     Each step is a fork of this process: in the fork, the function returns its request.
 
     Args:
-        connection: Has a request a line.
+        connection: Has one request per line.
         tensorflow: To the process that has imported TensorFlow; None = it is this one.
     """
     with connection, connection.makefile("r", encoding="utf-8") as requests:

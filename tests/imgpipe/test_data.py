@@ -1,6 +1,11 @@
 """convert and validate from Python."""
 
+import os
 import shutil
+import signal
+import socket
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +44,24 @@ def test_convert_into_a_folder_with_other_files_raises(flowers, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(OutputError, match=r"mine\.txt"):
         imgpipe.convert(tmp_path, images=flowers, progress=False)
+
+
+def test_an_interrupt_of_this_process_alone_ends_the_step(tmp_path, monkeypatch):
+    # As from the stop button of some notebooks, while the step waits for a server that never responds.
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+
+        def interrupt():
+            server.accept()
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=interrupt, daemon=True).start()
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            imgpipe.convert(tmp_path / "shards", images="s3://bucket/flowers", progress=False)
+    assert time.monotonic() - started < 20
 
 
 def test_a_wrong_option_is_refused_before_any_work(flowers, tmp_path):

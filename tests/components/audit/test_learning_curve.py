@@ -1,4 +1,4 @@
-"""What more images would buy."""
+"""Whether more images would help."""
 
 import numpy as np
 import pytest

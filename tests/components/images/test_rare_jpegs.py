@@ -17,9 +17,9 @@ def with_frame_header(marker, bits):
 @pytest.mark.parametrize(
     ("marker", "bits", "problem"),
     [
-        (0xC1, 12, "a JPEG with 12 bits a sample, which TensorFlow cannot decode: save it as PNG"),
-        (0xC3, 8, "a lossless JPEG with 8 bits a sample"),
-        (0xC3, 16, "a lossless JPEG with 16 bits a sample"),
+        (0xC1, 12, "a JPEG with 12 bits per sample, which TensorFlow cannot decode: save it as PNG"),
+        (0xC3, 8, "a lossless JPEG with 8 bits per sample"),
+        (0xC3, 16, "a lossless JPEG with 16 bits per sample"),
     ],
 )
 def test_jpegs_that_tensorflow_cannot_decode_are_named(marker, bits, problem):

@@ -44,7 +44,7 @@ def test_the_most_accurate_network_is_selected_and_the_fastest_of_equal_ones():
 
 
 def test_networks_that_are_all_too_slow_are_an_error_with_their_times():
-    with pytest.raises(InvalidArgumentError, match=r"longer: resnet-50 90 ms an image") as caught:
+    with pytest.raises(InvalidArgumentError, match=r"longer: resnet-50 90 ms per image") as caught:
         select(PROBES[1:2], 50, "resnet-50")
     assert "raise max_latency_ms" in caught.value.remedy
 
