@@ -1,4 +1,4 @@
-"""The devices that a training runs on, and how a batch is split across them."""
+"""The devices that training uses, and how a batch is split across them."""
 
 import faulthandler
 import json

@@ -132,7 +132,7 @@ class _Progress:
 
 
 class _Training:
-    """The state of a running training."""
+    """The state of a training run that has started."""
 
     def __init__(
         self,

@@ -113,7 +113,7 @@ def main(
     if not trial_id or not training.job_dir:
         raise InvalidArgumentError(
             "a trial needs --job_dir and --trial_id",
-            remedy="for a single training: python -m imgpipe.components.train",
+            remedy="for a single training run: python -m imgpipe.components.train",
         )
     job_dir = parse_location(training.job_dir).absolute()
     folder = trial_folder(job_dir, trial_id)

@@ -131,7 +131,7 @@ def run_remote_trial(task: TrialTask, should_stop: ShouldStop) -> dict[str, Any]
                 write_result(folder, _evaluate_model(task, published, step, Path(name) / _EVALUATION))
             raise
         if not unpublished.exists():
-            # A worker of a distributed training: the chief has the model.
+            # A worker of distributed training: the chief has the model.
             return {}
         set_deployment_uri(unpublished, task.model)
         publish_model_at(unpublished, target)

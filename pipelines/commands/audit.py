@@ -47,7 +47,7 @@ def audit(dataset: str, output: str, **flags: Any) -> None:
     """Find what is wrong with a data set: wrong labels, copies, useless images, labels that files give away.
 
     The images are a folder with one subfolder per class (--images), CSV files (--train-csv), or a data set
-    that is converted already (--dataset). Nothing is changed: write what you decide into the column action of
+    that is already converted (--dataset). Nothing is changed: write what you decide into the column action of
     decisions.csv, and convert or train with --decisions.
     """
     console = Console(stderr=True)

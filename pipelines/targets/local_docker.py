@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from imgpipe.components.common.errors import MissingInputError, UnavailableError
 from imgpipe.components.common.log import JSON, LOG_FORMAT_VARIABLE
 
-_NOBODY_ID = 65534
+_UNPRIVILEGED_ID = 65534
 # A training run has this time to end its running step and to write a checkpoint before it is killed.
 _SECONDS_TO_STOP = 600
 # Time for this process to end, including the time to stop the container.
@@ -42,13 +42,13 @@ class ContainerSettings:
     read_only: Sequence[str]
     writable: Sequence[str]
     network: str = "none"
-    user: tuple[int, int] = (_NOBODY_ID, _NOBODY_ID)
+    user: tuple[int, int] = (_UNPRIVILEGED_ID, _UNPRIVILEGED_ID)
     job_dir: str = ""
 
 
 def container_user() -> tuple[int, int]:
     """Returns the user and group that steps run as: the current user, but never root."""
-    return (os.geteuid(), os.getegid()) if os.geteuid() else (_NOBODY_ID, _NOBODY_ID)
+    return (os.geteuid(), os.getegid()) if os.geteuid() else (_UNPRIVILEGED_ID, _UNPRIVILEGED_ID)
 
 
 def check_engine(images: "set[str]") -> None:

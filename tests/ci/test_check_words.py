@@ -30,6 +30,11 @@ def test_a_listed_phrase_fails_the_step(repository, example):
     assert result.stdout == f"page.md:2:{example}\n"
 
 
+def test_a_listed_word_fails_the_step_in_a_name_too(repository):
+    example = next(example for example in EXAMPLES if example.startswith("encoded "))
+    assert check(repository, f"def test_{example.replace(' ', '_')}_each_time(): ...").returncode == 1
+
+
 @pytest.mark.parametrize(
     "text", ["there is no file", "where is no image", "go one step", "amended", "a label for each line"]
 )

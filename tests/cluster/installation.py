@@ -60,7 +60,7 @@ class Installation:
         )
 
     def submit_command(self, job: str, arguments: list[str], *options: str) -> list[str]:
-        """Returns the arguments of ``imgpipe submit`` for a small training; ``arguments`` override it."""
+        """Returns the arguments of ``imgpipe submit`` for a small training run; ``arguments`` override it."""
         registry = ["--image-registry", self.registry] if self.registry else []
         given = {argument.partition("=")[0] for argument in arguments}
         defaults = [f"--images={self.folder}/digits", *SMALL]

@@ -145,7 +145,7 @@ def test_a_pod_that_had_not_started_at_the_deadline_is_reported_with_its_last_ev
         assert "while a step waits" in remedy
 
 
-def test_a_step_that_ran_until_the_deadline_is_not_said_to_have_waited(run, state, printed):
+def test_a_step_that_ran_until_the_deadline_is_not_reported_as_waiting(run, state, printed):
     log = printed(lambda: log_event("x", "train: step 100"))
     state("FAILED", pods={"train": [Pod("Failed", EXCEEDED, log)]}, deadline=7 * 24 * 3600)
     job = described(run)
@@ -174,7 +174,7 @@ def test_a_log_that_ends_before_the_reason_leaves_that_of_kubernetes(run, state)
     assert job["error"] == "train: OOMKilled (exit code 137)"
 
 
-def test_a_failed_step_whose_log_is_gone_says_how_to_look(run, server, state):
+def test_a_failed_step_without_a_log_says_how_to_look(run, server, state):
     state("FAILED", pods={"train": [Pod("Failed", "Error (exit code 1)")]})
     server.pods_exist = server.has_interface = False
     assert "not readable from here" in described(run)["details"]["logs"]
@@ -292,7 +292,7 @@ def test_a_second_cancel_while_the_first_works_is_no_error(run, server, state):
     state("CANCELING", pods={"train": [Pod("Running")]})
     result = run("cancel", "job_1")
     assert result.exit_code == 0, result.output
-    assert "is being cancelled already" in result.stderr
+    assert "is already being cancelled" in result.stderr
     assert result.stdout == "job_1: CANCELLING\n"
 
 

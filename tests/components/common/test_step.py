@@ -122,7 +122,7 @@ run_command("sample", command)
     assert event["retry_can_help"] is True
 
 
-def test_a_step_whose_output_nobody_reads_cleans_up_on_sigterm(tmp_path):
+def test_a_step_whose_output_is_not_read_cleans_up_on_sigterm(tmp_path):
     # KFP's launcher reads it, and ends on the same signal, before the step.
     ended = tmp_path / "ended"
     code = f"""

@@ -190,7 +190,7 @@ BROKEN = [CRASHES, OTHER_ANSWERS, OTHER_LABELS, NO_SIGNATURE, NEVER_READY]
 
 
 @pytest.mark.parametrize("behaviour", BROKEN)
-def test_a_model_that_does_not_answer_rightly_is_rolled_back(each_mode, behaviour, deploy, cluster, models):
+def test_a_model_that_does_not_answer_correctly_is_rolled_back(each_mode, behaviour, deploy, cluster, models):
     deploy(0)
     before = predictor(cluster)
     cluster.behaviours[storage_of(models, 1)] = behaviour
@@ -206,7 +206,7 @@ def test_a_model_that_does_not_answer_rightly_is_rolled_back(each_mode, behaviou
 
 
 @pytest.mark.parametrize("behaviour", BROKEN)
-def test_a_first_model_that_does_not_answer_rightly_leaves_no_service(
+def test_a_first_model_that_does_not_answer_correctly_leaves_no_service(
     each_mode, behaviour, deploy, cluster, models
 ):
     cluster.behaviours[storage_of(models, 0)] = behaviour

@@ -159,7 +159,7 @@ def test_a_pod_that_could_not_start_until_the_deadline(notify, warnings, reason)
     assert posted["problem"] == f"the run was stopped past its deadline: {reason}"
 
 
-def test_a_run_whose_workflow_was_deleted_is_not_said_to_have_succeeded(notify):
+def test_a_run_whose_workflow_was_deleted_is_not_reported_as_succeeded(notify):
     assert notify({"train": [Pod()]}, deleted=True)["state"] == "UNKNOWN"
 
 

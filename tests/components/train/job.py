@@ -23,7 +23,7 @@ run_command("train", lambda: main(sys.argv[2:]))
 
 
 def job_arguments(dataset: Path, job_dir: Path, **values: object) -> list[str]:
-    """Returns the command-line arguments of a small training."""
+    """Returns the command-line arguments of a small training run."""
     settings = {
         "max_steps": 3,
         "train_batch_size": 12,

@@ -117,7 +117,7 @@ def test_a_cluster_of_one_host_is_ignored(text, monkeypatch):
     np.testing.assert_array_equal(accelerators.sum_over_workers(np.arange(3.0)), np.arange(3.0))
 
 
-def test_the_wait_for_other_workers_is_announced_and_limited():
+def test_the_wait_for_other_workers_is_reported_and_limited():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     # No worker responds at the first address; this worker leads the cluster.

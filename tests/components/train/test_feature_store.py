@@ -63,7 +63,7 @@ def test_other_data_and_other_weights_have_separate_features(tmp_path, key, weig
     assert array.tolist() == [0, 0]
 
 
-def test_concurrent_trainings_compute_once(tmp_path):
+def test_concurrent_training_runs_compute_once(tmp_path):
     processes = [start(tmp_path, 0.5) for _ in range(3)]
     assert [process.wait(60) for process in processes] == [0, 0, 0]
     assert count_computations(tmp_path) == 1

@@ -74,7 +74,7 @@ def test_a_damaged_file_is_reported_with_its_path(models, content):
         TrainingArguments(model_type="mobilenet-v2", pretrained_checkpoint_path="model"),
     ],
 )
-def test_trainings_that_need_no_imagenet_weights_are_not_checked(models, arguments):
+def test_training_runs_that_need_no_imagenet_weights_are_not_checked(models, arguments):
     assert not list(models.iterdir())
     check_weights(arguments)
 

@@ -1,4 +1,4 @@
-"""The command line of a trial on another machine, with a synthetic training.
+"""The command line of a trial on another machine, with a synthetic training run.
 
 It reports evaluations as the training does: to hypertune, to stdout and to metrics.jsonl.
 """

@@ -1,4 +1,4 @@
-"""A synthetic training, computed from a formula; processes, connections and files are real.
+"""A synthetic training run, computed from a formula; processes, connections and files are real.
 
 ``python -m tests.components.tune.synthetic SETTINGS`` runs a search of synthetic trials; SETTINGS is JSON.
 """
@@ -146,7 +146,7 @@ def tuning_spec(dataset, job_dir, training=None, **settings):
     return TuningSpec(request, tuning, training or TRAINING, dataset, manifest, job_dir)
 
 
-def check_real_trainings(search):
+def check_real_training(search):
     """Tunes real training runs with the real command of a trial, and checks what they report."""
     trials = search(
         command=("python", "-m", "imgpipe.components.tune.remote_trial"),

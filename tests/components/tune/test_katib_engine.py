@@ -41,7 +41,7 @@ from tests.servers.katib import IMAGE_USER, SETTINGS, refused_settings, start_ka
 from tests.servers.kubeflow import kubeconfig, use_kubeconfig
 from tests.waiting import wait_until
 
-from .synthetic import REMOTE_COMMAND, STEPS, check_real_trainings, tuning_spec
+from .synthetic import REMOTE_COMMAND, STEPS, check_real_training, tuning_spec
 
 
 @pytest.fixture
@@ -720,8 +720,8 @@ def test_trials_exchange_data_and_models_through_cloud_storage(server, search, c
 
 
 @pytest.mark.proof
-def test_real_trainings_are_tuned_with_the_real_command(search):
-    check_real_trainings(search)
+def test_real_training_is_tuned_with_the_real_command(search):
+    check_real_training(search)
 
 
 @pytest.mark.proof

@@ -11,7 +11,7 @@ from imgpipe.components.tune.trials import SUCCEEDED, best_trial
 from tests.servers.vertex_tuning import start_tuning_server
 from tests.waiting import wait_until
 
-from .synthetic import REMOTE_COMMAND, STEPS, check_real_trainings, tuning_spec
+from .synthetic import REMOTE_COMMAND, STEPS, check_real_training, tuning_spec
 
 
 @pytest.fixture
@@ -124,5 +124,5 @@ def test_ctrl_c_cancels_the_job(server, search):
 
 
 @pytest.mark.proof
-def test_the_real_command_tunes_real_trainings(search):
-    check_real_trainings(search)
+def test_the_real_command_tunes_real_training(search):
+    check_real_training(search)
