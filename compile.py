@@ -3,9 +3,9 @@
 python compile.py           writes the files
 python compile.py --check   writes nothing; fails if a file is not what it would write
 
-For a cluster or a release, with the images' whole names:
+For a cluster or a release, with the full names of the images:
 python compile.py --image-registry REGISTRY/REPOSITORY  as they are tagged there
-python compile.py --images-lock FILE                    by digest, a line `imgpipe-data: NAME@sha256:...` each
+python compile.py --images-lock FILE                    by digest; a line is `imgpipe-data: NAME@sha256:...`
 python compile.py --notify-step                         on Kubeflow, with a last step that calls the webhook
 python compile.py --volume CLAIM:/FOLDER                on Kubeflow, with a volume in every step
 """

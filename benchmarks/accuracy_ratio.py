@@ -1,4 +1,4 @@
-"""Compares the error of the default recipe with that of two recipes that people use, in the same time.
+"""Compares the error of the default recipe with that of two common recipes, in the same time.
 
 ``python -m benchmarks.accuracy_ratio --photos FOLDER [--minutes 4] [--seeds 0,1,2] [SET ...]``. All train
 mobilenet-v2 from the same ImageNet weights on the same images, each in a process of its own that gets the

@@ -1,4 +1,4 @@
-"""Trains mobilenet-v2 on a folder of images as two recipes do that people use, within a time budget.
+"""Trains mobilenet-v2 on a folder of images with one of two common recipes, within a time budget.
 
 ``python -m benchmarks.accuracy_side RECIPE FOLDER MINUTES SEED``; a side of ``benchmarks.accuracy_ratio``.
 ``FOLDER`` has ``train``, ``validation`` and ``test``, each with a folder of images per class. Prints the test

@@ -1,4 +1,4 @@
-"""Measures what the audit finds of the faults that are planted into good photos.
+"""Measures how many errors that are planted in good photos the audit finds.
 
 ``python -m benchmarks.audit --photos FOLDER [--seeds 0,1,2]`` prints tables and ends with one JSON line. The
 folder contains ``flowers_224`` (``train`` and ``val``). ``python -m benchmarks.audit --made-up

@@ -3,7 +3,7 @@
 ``python -m benchmarks.convert``. Takes about ten minutes on two cores and 20 GB of disk; ``--quick`` skips
 the 300,000 rows.
 
-The rows beyond 3,000 repeat the 3,000 images, as lists do that repeat rare classes: the converter reads the
+The rows beyond 3,000 repeat the 3,000 images, like lists with repeated rare classes: the converter reads the
 file of each row, but decodes each distinct image once. So the speed of decoding is compared on the 3,000
 distinct images, and a line of the output compares the rates with Beam for distinct images only.
 

@@ -1,7 +1,7 @@
 """How long a deployment to KServe takes beyond the start of the new model's pod.
 
 ``python -m benchmarks.deploy`` deploys models to a server that implements KServe's protocol, in Standard mode
-and with Knative. Measured is the time from the moment when the new pod can answer until the step reports that
+and with Knative. It measures the time from the moment when the new pod can answer until the step reports that
 its model is served; the pod is created a hundredth of a second after the change.
 """
 

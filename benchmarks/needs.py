@@ -1,4 +1,4 @@
-"""Says what a benchmark needs before it starts, and ends it immediately if something is missing."""
+"""Reports what a benchmark needs before it starts, and ends it immediately if something is missing."""
 
 import importlib.util
 import shutil

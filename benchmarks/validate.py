@@ -1,7 +1,7 @@
 """Validating, compared with a ``tf.data`` pipeline that parses and decodes the same shards.
 
 ``python -m benchmarks.validate``. Takes about three minutes on two cores. The 30,000 rows repeat 3,000
-images, as data sets do that repeat rare classes: equal images are decoded once. The table also has the
+images, like data sets with repeated rare classes: equal images are decoded once. The table also has the
 3,000 distinct images, each of which is decoded.
 """
 

@@ -176,7 +176,7 @@ def validate(
         progress: Whether to show progress, in the notebook or on stderr.
         **options: What the training will require of the data, listed below. Without ``train_batch_size``,
             the number of images is not compared with the batch size; without ``model_type`` and
-            ``image_size``, their size is not compared with the training's.
+            ``image_size``, the size of the images is not compared with that of training.
 
     Raises:
         InvalidArgumentError: for an unknown or wrong argument, before any work.

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-# Their drivers do not say what they do when a process is copied that has loaded them.
+# Their drivers do not document what happens when a process that has loaded them is copied.
 _ACCELERATORS = ("dev/nvidiactl", "dev/kfd", "dev/accel*", "dev/vfio/[0-9]*")
 
 

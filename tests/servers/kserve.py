@@ -498,7 +498,7 @@ class Cluster:
         return 200, {"predictions": rows}
 
     def specify(self, uri, key="team/flowers"):
-        """Changes the model in the specification, as a deployment does that is then killed."""
+        """Changes the model in the specification, like a deployment that is killed afterwards."""
         with self._lock:
             self.objects[key]["spec"]["predictor"]["model"]["storageUri"] = uri
             self._touch(key)
