@@ -121,7 +121,7 @@ def test_help_lists_every_argument_with_its_description():
     [
         (["--max_step=3"], 64, "--max-steps"),
         (["--job_dir=job", "--training_data_path=a"], 64, "--validation_data_path is required"),
-        (["--job_dir=job", "--dataset=a", "--labels_file=b"], 64, "--dataset and --labels_file exclude"),
+        (["--job_dir=job", "--dataset=a", "--labels_file=b"], 64, "--dataset and --labels_file cannot"),
         (
             ["--job-dir=az://b/j", "--training_data_path=a", "--validation_data_path=b"],
             64,
