@@ -111,7 +111,7 @@ def test_a_model_that_a_killed_step_deployed_is_checked_by_the_next(percent, dep
         with pytest.raises(KeyboardInterrupt):
             deploy(1, canary_percent=percent)
     vertex.writes.clear()
-    with pytest.raises(CheckFailedError, match=rf"{percent} % .*the model crashed.*not changed") as caught:
+    with pytest.raises(CheckFailedError, match=rf"{percent}% .*the model crashed.*not changed") as caught:
         deploy(1, canary_percent=percent)
     assert "undeploy-model" in caught.value.remedy
     assert vertex.writes == []
