@@ -39,6 +39,13 @@ _OS_REMEDIES = {
     errno.EIO: "the disk, or the service behind a mounted bucket, failed: see the log of the system or the "
     "mount, then start it again",
 }
+_FORBIDDEN = "allow the user that runs this to read it"
+_READ_REMEDIES = {
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+    errno.EISDIR: "use a file, not a folder",
+    errno.ENOTDIR: "correct the path: a part of it is a file, not a folder",
+}
 
 
 def _shorten(text: str) -> str:
@@ -193,19 +200,20 @@ def reported_error(event: Mapping[str, Any]) -> PipelineError:
 
 
 @contextmanager
-def must_be_readable(what: str, *damage: type[Exception], remedy: str = "check the path") -> Iterator[None]:
+def must_be_readable(what: str, *damage: type[Exception], remedy: str = "") -> Iterator[None]:
     """Raises a MissingInputError if the block cannot read a file.
 
     Args:
         what: The file, as the message names it.
         *damage: What the block raises for a damaged file, besides OSError.
-        remedy: What to do.
+        remedy: What to do; empty = what helps against the error of the operating system.
     """
     kinds: tuple[type[Exception], ...] = (OSError, *damage)
     try:
         yield
     except kinds as error:
         reason = getattr(error, "strerror", None) or error
+        remedy = remedy or _READ_REMEDIES.get(getattr(error, "errno", None) or 0, "check the path")
         raise MissingInputError(f"cannot read {what}: {reason}", remedy=remedy) from None
 
 

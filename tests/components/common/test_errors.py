@@ -1,9 +1,16 @@
+import errno
+import os
+
+import pytest
+
 from imgpipe.components.common.errors import (
     ERROR_CLASSES,
     EXIT_CODE_INTERRUPTED,
     InterruptedRunError,
     InvalidDataError,
+    MissingInputError,
     PipelineError,
+    must_be_readable,
 )
 
 
@@ -23,6 +30,23 @@ def test_text_has_problem_location_and_remedy():
     error = InvalidDataError("row has 3 columns", where="a.csv, line 7", remedy="quote the comma")
     assert str(error) == "row has 3 columns\nwhere: a.csv, line 7\nwhat to do: quote the comma"
     assert str(PipelineError("only this")) == "only this"
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (errno.ENOENT, "check the path"),
+        (errno.EACCES, "allow the user that runs this to read it"),
+        (errno.EISDIR, "use a file, not a folder"),
+    ],
+)
+def test_remedy_for_an_unreadable_file_depends_on_the_reason(code, remedy):
+    with pytest.raises(MissingInputError) as raised, must_be_readable("'a.csv'"):
+        raise OSError(code, os.strerror(code))
+    assert (raised.value.problem, raised.value.remedy) == (
+        f"cannot read 'a.csv': {os.strerror(code)}",
+        remedy,
+    )
 
 
 def test_a_very_long_value_is_shortened():
