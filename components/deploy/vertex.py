@@ -287,7 +287,7 @@ class _Rollout:
             reason = error.problem
         if not self.changes_traffic:
             raise CheckFailedError(
-                f"before this step, the model had {self._before[self._id]} % of the endpoint's traffic, "
+                f"before this step, the model had {self._before[self._id]}% of the endpoint's traffic, "
                 f"but {reason}; the endpoint was not changed",
                 where=self._endpoint,
                 remedy="see the endpoint's log; deploy another model with canary_percent=100, or undeploy "

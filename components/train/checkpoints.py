@@ -77,7 +77,7 @@ class CheckpointFolder:
             if step not in kept:
                 (self.folder / _file_name("step", step)).remove()
         # Each checkpoint needs the weights that were the best when it was written, the last ones up to its
-        # step. A training that was killed may have left weights after the best step of this checkpoint.
+        # step. A training run that was killed may have left weights after the best step of this checkpoint.
         best, best_step = self._steps("best"), checkpoint.state.get("best_step", -1)
         needed = {max((n for n in best if n <= min(step, best_step)), default=None) for step in kept}
         for step in best:

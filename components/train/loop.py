@@ -239,7 +239,7 @@ class _Training:
             variable.assign(value)
 
     def publish_best(self) -> None:
-        """Restores the best weights and publishes them, unless they are published already."""
+        """Restores the best weights and publishes them, unless they are already published."""
         best, publisher = self.progress.best, self.callbacks.publisher
         if best is None:
             return

@@ -65,7 +65,7 @@ class Race:
 
 
 def find_or_run_race(arguments: TrainingArguments, dataset_folder: Path, *, workers: int) -> Race | None:
-    """Returns the race that selects the network of a training; None if nothing is to be selected.
+    """Returns the race that selects the network of a training run; None if nothing is to be selected.
 
     A resumed training run has the result of its first start, in its job_dir. Several workers could disagree,
     so they train the recipe's network.

@@ -92,7 +92,7 @@ def start_head_first(
         if fit.steps < arguments.max_steps and epochs < MIN_EPOCHS:
             decision = (
                 f"only the last layer is trained: a step of {fit.part} takes {fit.seconds_per_step:.2g} "
-                f"seconds, so {epochs:.1f} epochs of it would fit into {arguments.max_minutes:g} minutes, "
+                f"seconds, so {epochs:.1f} epochs of it would fit into {arguments.max_minutes:g} min, "
                 f"and fewer than {MIN_EPOCHS:g} gain nothing"
             )
             return _start_frozen(job, given, classifier, data, end, has_default_budget, decision)

@@ -41,8 +41,8 @@ class LocalData:
     Attributes:
         manifest: The data set.
         folder: The folder of its shards.
-        features_folder: Where trainings on this machine share the features of frozen backbones; None for a
-            single training.
+        features_folder: Where training runs on this machine share the features of frozen backbones; None for
+            a single run.
     """
 
     manifest: Manifest

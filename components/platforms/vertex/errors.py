@@ -25,7 +25,7 @@ _DENIED_REMEDY = (
 )
 # By google.rpc.Code.
 _ERRORS: dict[int, tuple[type[PipelineError], str]] = {
-    4: (InvalidArgumentError, "raise the timeout; a training resumes from its checkpoints"),
+    4: (InvalidArgumentError, "raise the timeout; a training run resumes from its checkpoints"),
     5: (MissingInputError, "check the project, the region and the name"),
     6: (InvalidArgumentError, "use another name"),
     8: (
