@@ -153,7 +153,8 @@ def load(model: "str | os.PathLike[str] | Run") -> Model:
     from imgpipe.components.common.model_folder import model_folder_at
     from imgpipe.components.storage import local_path
 
-    folder = model_folder_at(local_path(os.fspath(getattr(model, "folder", model))))
+    path: Any = getattr(model, "folder", None) or model
+    folder = model_folder_at(local_path(os.fspath(path)))
     # Imported late: it loads TensorFlow.
     from imgpipe.components.common.served_model import load_served_model
 
