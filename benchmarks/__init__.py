@@ -1,4 +1,4 @@
-"""Programs that a person runs to see what a claim rests on: each prints a table and one line of JSON."""
+"""Benchmarks that back the project's claims: each prints a table and one line of JSON."""
 
 import os
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from imgpipe.components.common.arguments import flat_fields, nearest_name
 from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.platforms.kubeflow.records import ARTIFACT_STORES
 from imgpipe.components.platforms.vertex.jobs import parse_message
 from imgpipe.components.preflight.arguments import check_arguments
 from imgpipe.components.preflight.form import SETTINGS
@@ -328,7 +329,7 @@ def plan_submission(
     check_bucket(root, name=f"--pipeline-root={pipeline_root}")
     if target == "vertex":
         check_config_region(config)
-    if target == "kubeflow" and pipeline_root and not pipeline_root.startswith(_STORES):
+    if target == "kubeflow" and pipeline_root and not pipeline_root.startswith(_KUBEFLOW_STORES):
         raise InvalidArgumentError(
             f"--pipeline-root={pipeline_root!r} is not in an artifact store of Kubeflow Pipelines",
             remedy=f"start it with {', '.join(_KUBEFLOW_STORES)}, or omit it for the installation's default",
