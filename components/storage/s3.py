@@ -461,7 +461,7 @@ def _refused_certificate(location: S3Location, error: Exception) -> UnavailableE
     return UnavailableError(
         f"the certificate of S3's server is not accepted: {first_line(error)}",
         where=str(location),
-        remedy="name the file with the certificate of its authority in AWS_CA_BUNDLE",
+        remedy="set AWS_CA_BUNDLE to the file with the certificate of its authority",
     )
 
 
