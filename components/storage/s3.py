@@ -23,7 +23,6 @@ from urllib.parse import urlsplit
 
 from imgpipe.components.common.errors import InvalidArgumentError, PipelineError, UnavailableError
 from imgpipe.components.common.log import log_event
-from imgpipe.components.platforms.responses import TRANSIENT_STATUSES
 from imgpipe.components.storage import object_store
 from imgpipe.components.storage.location import (
     PARALLEL_DOWNLOADS,
