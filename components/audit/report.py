@@ -31,9 +31,9 @@ _MAX_CURVES = 4
 # As in the evaluation's report.
 _MAX_PICTURE_BYTES = 3_300_000
 _ABOUT = {
-    "wrong label": "Other images speak for another label. The number is the probability that it is wrong.",
-    "copy with another label": "The same picture under two labels: at most one of them is right.",
-    "copy in another split": "The same picture in training and measurement, whose accuracy is too high.",
+    "wrong label": "Other images suggest another label. The number is the probability that it is wrong.",
+    "copy with another label": "The same picture under two labels: at most one of them is correct.",
+    "copy in another split": "The same picture in two splits: the measured accuracy is too high.",
     "placeholder": "Many equal images under different names, such as the picture of a missing photo.",
     "blank": "Images that show nothing.",
     "dark": "Images whose brightest parts are dark.",
