@@ -401,7 +401,7 @@ def measure_growth(counts: Sequence[int]) -> dict[str, float]:
         print(*rows[-1], flush=True)
         values |= {f"audit_seconds_{count}": seconds, f"audit_mib_{count}": mib}
         del inspection, features
-    print_table(("images", "seconds", "ms an image", "peak MiB", "found"), rows)
+    print_table(("images", "seconds", "ms per image", "peak MiB", "found"), rows)
     return values
 
 

@@ -9,13 +9,13 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-# (fraction, part): at that fraction of its training, a trial is ranked, and that part of the trials that have
-# come as far continues, rounded up. From replaying training runs as searches of six trials, three in parallel: an
-# early rung stops trials that do not learn, and a late one is strict. In 160 searches on 12 training runs on the
-# digits they take 0.55 of all steps and lose 0.58 points of accuracy; with the late rung at 3/5, 0.58 and
-# 0.92. In 150 on synthetic curves they take 0.49 and lose 0.34; at 3/5, 0.52 and 0.36. Without any one of the
-# 12 training runs, 1/2 is still better in both. Rungs at 1/4, 1/2 and 3/4 that keep half each were worse than
-# those with 3/5 in both, on 48 training runs.
+# (fraction, part): at that fraction of its training, a trial is ranked, and that part of the trials that
+# have come as far continues, rounded up. From replaying training runs as searches of six trials, three in
+# parallel: an early rung stops trials that do not learn, and a late one is strict. In 160 searches on 12
+# training runs on the digits they take 0.55 of all steps and lose 0.58 points of accuracy; with the late
+# rung at 3/5, 0.58 and 0.92. In 150 on synthetic curves they take 0.49 and lose 0.34; at 3/5, 0.52 and
+# 0.36. Without any one of the 12 training runs, 1/2 is still better in both. Rungs at 1/4, 1/2 and 3/4 that
+# keep half each were worse than those with 3/5 in both, on 48 training runs.
 RUNGS = ((0.2, 1 / 2), (0.5, 1 / 3))
 # Which part of a trial's recent gain is added to its value at a rung.
 _GAIN_WEIGHT = 0.5
