@@ -18,8 +18,8 @@ from imgpipe.components.train.models import build_classifier
                 ("efficientnet-b0", 672),
                 ("efficientnet-v2-b0", 672),
                 ("resnet-50", 1024),
-                ("mobilenet-v3-small", 144),
-                ("mobilenet-v3-large", 480),
+                ("mobilenet-v3-small", 288),
+                ("mobilenet-v3-large", 672),
                 ("convnext-tiny", 384),
             )
         ),
