@@ -140,7 +140,7 @@ def test_an_interrupted_run_saves_a_checkpoint_after_a_slow_step(tmp_path, colou
     process.send_signal(signal.SIGINT)
     _, shown = process.communicate(timeout=120)
     assert process.returncode == 75
-    assert "the training writes a checkpoint after its running step" in shown
+    assert "the training writes a checkpoint after the current step" in shown
     assert "interrupted" in shown
     assert f"continue with `imgpipe resume {job}`" in " ".join(shown.split())
     (checkpoint,) = (job / "checkpoints").glob("step-*.npz")

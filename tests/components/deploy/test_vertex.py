@@ -262,7 +262,7 @@ def test_an_image_that_cannot_load_the_model_is_refused_before_the_upload(deploy
 def test_a_deployment_that_outlasts_its_limit_is_cancelled_or_undone(slow, cancels, outcome, deploy, vertex):
     deploy(0)
     vertex.slow, vertex.cancels = slow, cancels
-    with pytest.raises(CheckFailedError, match=rf"not ended within 1 seconds.*{outcome}"):
+    with pytest.raises(CheckFailedError, match=rf"not ended within 1 s.*{outcome}"):
         deploy(1, canary_percent=50, deploy_timeout_seconds=1)
     assert versions(vertex) == {"1": 100}
 

@@ -179,7 +179,7 @@ def test_a_server_may_want_the_bucket_in_its_name(s3, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("bundle", "remedy"),
-    [("", "write http://"), ("no-such-file", "certificate of its authority in AWS_CA_BUNDLE")],
+    [("", "write http://"), ("no-such-file", "set AWS_CA_BUNDLE")],
 )
 def test_a_server_without_a_certificate_that_is_accepted_has_a_remedy(s3, monkeypatch, bundle, remedy):
     monkeypatch.setenv("AWS_ENDPOINT_URL", os.environ["AWS_ENDPOINT_URL"].replace("http://", "https://"))
