@@ -276,7 +276,7 @@ def test_an_operation_that_outlasts_its_limit_is_cancelled_and_named():
             cancelled.append((request["name"], timeout))
 
     cancelled = []
-    with pytest.raises(CheckFailedError, match="has not ended within 0 seconds") as caught:
+    with pytest.raises(CheckFailedError, match="has not ended within 0 s") as caught:
         wait_for(Operation(), 0, Client())
     assert cancelled == [("projects/1/operations/2", responses.READ_TIMEOUT_SECONDS)]
     assert caught.value.where == "projects/1/operations/2"

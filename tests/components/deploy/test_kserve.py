@@ -162,7 +162,7 @@ def test_the_serving_model_is_the_one_with_most_traffic(deploy, cluster, served,
     assert cluster.answering() == {storage_of(models, 0): 90, storage_of(models, 2): 10}
     assert served() == storage_of(models, 0)
     shown = capsys.readouterr().out
-    assert f"{storage_of(models, 0)} with 90 %, {storage_of(models, 2)} with 10 %" in shown
+    assert f"{storage_of(models, 0)} with 90%, {storage_of(models, 2)} with 10%" in shown
     deploy(1, canary_percent=60)
     assert served() == storage_of(models, 1)
     deploy(2, canary_percent=100)
