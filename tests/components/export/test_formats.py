@@ -324,7 +324,9 @@ class Colours:
 def test_a_multi_label_model_has_multi_label_metrics(quadrants_dataset, tmp_path):
     write_saved_model(Colours(), 16, ("blue", "green", "red", "yellow"), tmp_path / "model", multi_label=True)
     write_deployment_config(tmp_path / "model", global_step=1)
-    write_provenance(tmp_path / "model", {"multi_label": True})
+    label_sets = {"coverage": 0.9, "thresholds": [0.5] * 4}
+    provenance = {"multi_label": True, "temperature": 1.0, "label_sets": label_sets}
+    write_provenance(tmp_path / "model", provenance)
     evaluation, folder, _ = run(
         quadrants_dataset, tmp_path / "model", tmp_path, export_formats="tflite,tflite-int8,onnx"
     )

@@ -299,11 +299,11 @@ def test_a_sample_of_alternating_labels_has_both():
 
 @pytest.mark.parametrize("images", [0, 5])
 def test_cached_validation_images_are_decoded_once(paths, tmp_path, images):
-    copies = [shutil.copy(path, tmp_path) for path in paths]
+    copies = [Path(shutil.copy(path, tmp_path)) for path in paths]
     made = evaluation(copies, images=images, cache=True)
     first = classes_of(made)
     for path in copies:
-        Path(path).unlink()
+        path.unlink()
     assert classes_of(made) == first
 
 
