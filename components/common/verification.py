@@ -175,6 +175,11 @@ def read_verified_model(folder: Path) -> Verification:
         CheckFailedError: if a file was changed, added or removed since the export.
     """
     path = folder / VERIFICATION_NAME
+    if not path.exists():
+        raise MissingInputError(
+            f"{str(folder)!r} has no {VERIFICATION_NAME}, which the export step writes beside a model",
+            remedy=_REMEDY,
+        )
     with must_be_readable(repr(str(path)), remedy=_REMEDY):
         content = path.read_bytes()
     verification = parse_verification(content, str(path))
