@@ -108,8 +108,8 @@ def evaluate(
 
     Raises:
         InvalidDataError: if the dataset has a label that the model does not have, the split is empty, an
-            image cannot be decoded (the error names it), only one of dataset and model is multi-label, or
-            ``slices_csv`` is invalid or matches no image.
+            image cannot be decoded (the error names it), only one of dataset and model is multi-label,
+            another version of imgpipe trained the model, or ``slices_csv`` is invalid or matches no image.
         MissingInputError: if a model or the dataset does not exist.
         CheckFailedError: if a model is damaged.
     """
@@ -120,6 +120,7 @@ def evaluate(
         provenance = read_provenance(model_folder)
         model = load_served_model(model_folder)
         _check_kind(manifest, provenance, where=str(model_folder))
+        _check_complete(provenance, where=str(model_folder))
         split = manifest.splits.get(arguments.evaluation_split)
         class_of = _classes_by_label(model, manifest, where=str(model_folder))
         if split is None or not split.examples:
@@ -257,6 +258,18 @@ def _check_kind(manifest: Manifest, provenance: dict[str, Any], *, where: str) -
             f"with {kinds[multi_label]}",
             where=where,
             remedy=f"convert the data with multi_label={str(multi_label).lower()}, or use another model",
+        )
+
+
+def _check_complete(provenance: Mapping[str, Any], *, where: str) -> None:
+    """Rejects a model of another version, whose provenance.json lacks what the evaluation needs."""
+    missing = [name for name in ("temperature", "label_sets") if name not in provenance]
+    if missing:
+        raise InvalidDataError(
+            f"provenance.json has no {' and no '.join(missing)}: another version of imgpipe trained "
+            "the model",
+            where=where,
+            remedy="train the model again with this version, or evaluate it with its own",
         )
 
 

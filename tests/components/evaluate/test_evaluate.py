@@ -15,6 +15,7 @@ from PIL import Image
 from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION, read_manifest, write_manifest
 from imgpipe.components.common.dataset_reader import read_split
 from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
+from imgpipe.components.common.provenance import PROVENANCE_NAME, read_provenance
 from imgpipe.components.common.records import ImageRecord
 from imgpipe.components.common.reference_predictions import read_reference
 from imgpipe.components.common.served_model import load_served_model
@@ -256,6 +257,15 @@ def test_a_damaged_image_is_reported_with_file_record_and_name(dataset, model, w
 def test_without_validation_images_there_is_nothing_to_evaluate(splits, model, write_dataset, tmp_path):
     empty = write_dataset(tmp_path / "data", splits, ("dark", "bright"))
     assert "no validation images" in refused(empty, model, tmp_path).problem
+
+
+def test_a_model_of_a_version_without_temperature_is_rejected(dataset, model, tmp_path):
+    older = shutil.copytree(model, tmp_path / "older")
+    provenance = read_provenance(older)
+    del provenance["temperature"]
+    (older / PROVENANCE_NAME).write_text(json.dumps(provenance))
+    error = refused(dataset, older, tmp_path)
+    assert error.problem == "provenance.json has no temperature: another version of imgpipe trained the model"
 
 
 def test_a_missing_model_is_reported(dataset, tmp_path):
