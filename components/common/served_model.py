@@ -76,17 +76,23 @@ class ServedModel:
         """The network without the decoding: a function of uint8 [n, size, size, 3] to float32 [n, N].
 
         It is valid as long as this object exists.
+
+        Raises:
+            MissingInputError: if the SavedModel has only signatures: imgpipe did not train it.
         """
-        return self._loaded.probabilities_of_pixels
+        return self._function("probabilities_of_pixels")
 
     @property
     def network_outputs(self) -> Any:
-        """The network with all outputs by name: ``probabilities``, and ``embeddings`` if it has them."""
-        return self._loaded.outputs_of_pixels
+        """The network with all outputs by name: ``probabilities``, and ``embeddings`` if it has them.
+
+        Raises as ``network`` does.
+        """
+        return self._function("outputs_of_pixels")
 
     @property
     def image_size(self) -> int:
-        """The side in pixels of the network's input images."""
+        """The side in pixels of the network's input images; raises as ``network`` does."""
         return int(self.network.concrete_functions[0].inputs[0].shape[1])
 
     def decode(self, images: Sequence[bytes]) -> NDArray[np.uint8]:
@@ -96,7 +102,7 @@ class ServedModel:
             InvalidDataError: if an image cannot be decoded; TensorFlow does not say which.
         """
         with self._explain_undecodable(images):
-            pixels: NDArray[np.uint8] = self._loaded.pixels_of_files(_as_files(images)).numpy()
+            pixels: NDArray[np.uint8] = self._function("pixels_of_files")(_as_files(images)).numpy()
         return pixels
 
     def decode_batches(self, images: Iterable[bytes]) -> Iterator[NDArray[np.uint8]]:
@@ -180,16 +186,26 @@ class ServedModel:
             ) from None
 
     def _network_outputs(self, files: Any) -> dict[str, Any]:
-        pixels = self._loaded.pixels_of_files(files)
+        pixels = self._function("pixels_of_files")(files)
         if self._network_of_engine is not None:
             return dict(self._network_of_engine.outputs(pixels.numpy()))
-        return dict(self._loaded.outputs_of_pixels(pixels))
+        return dict(self.network_outputs(pixels))
 
     def _answer(self, signature: str, network: dict[str, Any], keys: Any) -> dict[str, Any]:
         if signature == EMBEDDINGS_SIGNATURE:
             return {EMBEDDINGS: tf.constant(network[EMBEDDINGS]), "key": keys}
         answer = answer_function(DEFAULT_SIGNATURE if signature == CLASSIFY_SIGNATURE else signature)
-        return dict(getattr(self._loaded, answer)(tf.constant(network[PROBABILITIES]), keys))
+        return dict(self._function(answer)(tf.constant(network[PROBABILITIES]), keys))
+
+    def _function(self, name: str) -> Any:
+        try:
+            return getattr(self._loaded, name)
+        except AttributeError:
+            raise MissingInputError(
+                f"the SavedModel has no function {name}: another program, or another version "
+                "of imgpipe, wrote it",
+                remedy="use a model that the train step of this version wrote",
+            ) from None
 
 
 def _as_decodable(image: bytes) -> bytes:

@@ -78,6 +78,18 @@ def test_a_folder_without_a_compatible_model_is_missing_input(tmp_path):
         load_served_model(tmp_path)
 
 
+def test_a_model_of_another_program_answers_but_has_no_functions_of_pixels(folder, encode, tmp_path):
+    ours, other = tf.saved_model.load(str(folder)), tf.Module()
+    other.kept = ours
+    tf.saved_model.save(other, str(tmp_path), signatures=dict(ours.signatures))
+    shutil.copy(folder / "assets" / "labels.txt", tmp_path / "assets")
+    model, image = load_served_model(tmp_path), encode(np.zeros((8, 8, 3)))
+    assert model.predict([image]).probabilities.shape == (1, 2)
+    for use in (lambda: model.network, lambda: model.image_size, lambda: model.decode([image])):
+        with pytest.raises(MissingInputError, match="another program, or another version of imgpipe"):
+            use()
+
+
 @pytest.mark.parametrize("name", ["saved_model.pb", "variables/variables.data-00000-of-00001"])
 def test_a_truncated_model_fails_its_check(copied, name):
     content = (copied / name).read_bytes()
