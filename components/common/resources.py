@@ -1,14 +1,17 @@
-"""The CPU cores and memory of this process."""
+"""The CPU cores, memory and disk of this process."""
 
 import ctypes
 import math
 import os
 import platform
+import shutil
+import tempfile
 from pathlib import Path
 
 from imgpipe.components.common.plural import plural
 
 _CGROUP = Path("/sys/fs/cgroup")
+_MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs")
 
 
 def usable_threads(limit: int = 16) -> int:
@@ -58,3 +61,19 @@ def release_free_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def free_disk_bytes() -> int:
+    """Returns the free space for temporary files; 0 if they are in memory."""
+    folder = Path(tempfile.gettempdir()).resolve()
+    try:
+        mounts = [line.split() for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        mounts = []
+    # The last mount on the longest path is the effective one.
+    file_systems = {fields[1]: fields[2] for fields in mounts}
+    for parent in (folder, *folder.parents):
+        if str(parent) in file_systems:
+            in_memory = file_systems[str(parent)] in _MEMORY_FILE_SYSTEMS
+            return 0 if in_memory else shutil.disk_usage(folder).free
+    return shutil.disk_usage(folder).free

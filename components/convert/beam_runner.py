@@ -19,6 +19,7 @@ from imgpipe.components.common.errors import (
     UnavailableError,
     must_be_writable,
 )
+from imgpipe.components.convert.image_reader import ImageReader
 from imgpipe.components.convert.output_folder import WORK_FOLDER
 from imgpipe.components.convert.row_table import Row
 from imgpipe.components.convert.shards import (
@@ -129,7 +130,13 @@ def write_planned_shard(name: str, location: str, rules: dict[str, Any]) -> str:
     rows = [_parse_row(line) for line in lines]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
-        write_shards([ShardPlan(name, rows)], ImageRules(**rules), folder, threads=_THREADS_PER_SHARD)
+        write_shards(
+            [ShardPlan(name, rows)],
+            ImageRules(**rules),
+            folder,
+            threads=_THREADS_PER_SHARD,
+            images=ImageReader(),
+        )
     return name
 
 

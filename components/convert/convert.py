@@ -50,6 +50,7 @@ from imgpipe.components.convert.finished import (
     read_finished_manifest,
 )
 from imgpipe.components.convert.image_folders import read_images
+from imgpipe.components.convert.image_reader import ImageReader
 from imgpipe.components.convert.import_files import read_import_file
 from imgpipe.components.convert.label_set import parse_label_set
 from imgpipe.components.convert.labels_file import read_user_labels
@@ -141,9 +142,7 @@ def convert(
                 f"convert: {data_folder} already contains the complete data set; it is reused",
             )
         else:
-            manifest = _make_dataset(
-                arguments, data_folder, threads, writer or partial(write_shards, threads=threads)
-            )
+            manifest = _make_dataset(arguments, data_folder, threads, writer)
     if arguments.output_dir:
         manifest = with_absolute_paths(manifest, data_folder)
         _write_description(manifest, data_folder, target)
@@ -163,7 +162,7 @@ def _check_same(manifest: Manifest, arguments: ConvertArguments, folder: Locatio
 
 
 def _make_dataset(
-    arguments: ConvertArguments, folder: Location, threads: int, writer: ShardWriter
+    arguments: ConvertArguments, folder: Location, threads: int, writer: ShardWriter | None
 ) -> Manifest:
     shards: list[str] = []
     with reserve_output_folder(folder):
@@ -171,7 +170,9 @@ def _make_dataset(
         if arguments.training_data_path:
             manifest = _describe_records(arguments, labels, threads)
         else:
-            manifest, shards = _convert_images(arguments, labels, folder, threads, writer)
+            with ImageReader() as images:
+                write = writer or partial(write_shards, threads=threads, images=images)
+                manifest, shards = _convert_images(arguments, labels, folder, threads, images, write)
         publish(folder, shards, _metadata_files(manifest))
     return manifest
 
@@ -227,11 +228,12 @@ def _convert_images(
     known_labels: tuple[str, ...],
     folder: Location,
     threads: int,
+    images: ImageReader,
     writer: ShardWriter,
 ) -> tuple[Manifest, list[str]]:
     rows = _read_rows(arguments, known_labels)
     inputs = digest_inputs(arguments, known_labels, rows)
-    numbers_of, fractions = _assign_splits(rows, arguments, threads)
+    numbers_of, fractions = _assign_splits(rows, arguments, threads, images)
     labels = known_labels or _find_labels(rows, numbers_of, multi_label=arguments.multi_label)
     _check_look_alikes(labels, arguments)
     _log_plan(rows, numbers_of, labels, arguments)
@@ -338,7 +340,7 @@ def _read_rows(arguments: ConvertArguments, known_labels: Sequence[str]) -> Rows
 
 
 def _assign_splits(
-    rows: Rows, arguments: ConvertArguments, threads: int
+    rows: Rows, arguments: ConvertArguments, threads: int, images: ImageReader
 ) -> tuple[dict[str, npt.NDArray[np.int64]], dict[str, Any]]:
     """Returns the row numbers of each split, and what the manifest says about a random split."""
     table = rows.accepted
@@ -346,7 +348,7 @@ def _assign_splits(
     unassigned = table.rows_for("")
     settings: dict[str, Any] = {}
     if len(unassigned):
-        groups, settings = _groups_to_keep(table, unassigned, arguments, threads)
+        groups, settings = _groups_to_keep(table, unassigned, arguments, threads, images)
         fractions = {VALIDATION: arguments.validation_fraction}
         has_test = arguments.test_csv or (arguments.images and len(numbers_of[TEST]))
         if arguments.test_fraction and not has_test:
@@ -381,17 +383,21 @@ def _warn_of_divided_groups(table: RowTable, numbers_of: dict[str, npt.NDArray[n
 
 
 def _groups_to_keep(
-    table: RowTable, numbers: npt.NDArray[np.int64], arguments: ConvertArguments, threads: int
+    table: RowTable,
+    numbers: npt.NDArray[np.int64],
+    arguments: ConvertArguments,
+    threads: int,
+    images: ImageReader,
 ) -> tuple[npt.NDArray[np.int64], dict[str, Any]]:
     """Returns the groups of rows that must not be split, and what the manifest says about them.
 
     They are equal images, near-duplicates and the user's groups.
     """
     settings: dict[str, Any] = {}
-    groups = group_equal_images(table, numbers, threads)
+    groups = group_equal_images(table, numbers, threads, images)
     if arguments.group_near_duplicates:
         equal = groups
-        groups = group_near_duplicates(table, numbers, equal, threads, arguments.max_image_pixels)
+        groups = group_near_duplicates(table, numbers, equal, threads, images, arguments.max_image_pixels)
         settings |= _report_near_duplicates(table, numbers, equal, groups)
     given = table.group_indices(numbers)
     if (given >= 0).any():

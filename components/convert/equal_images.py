@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imgpipe.components.common.parallel import group_items, map_in_order
+from imgpipe.components.convert.image_reader import ImageReader
 from imgpipe.components.convert.row_table import RowTable
 from imgpipe.components.storage import PARALLEL_DOWNLOADS
 
@@ -20,7 +21,7 @@ _END_BYTES = 512
 
 
 def group_equal_images(
-    table: RowTable, numbers: npt.NDArray[np.int64], threads: int
+    table: RowTable, numbers: npt.NDArray[np.int64], threads: int, images: ImageReader
 ) -> npt.NDArray[np.int64]:
     """Returns a group number for each row; rows have the same number exactly if their images are equal.
 
@@ -32,13 +33,14 @@ def group_equal_images(
         table: The rows.
         numbers: The numbers of the rows to group.
         threads: The number of files that are read in parallel.
+        images: Reads them.
     """
     # A sample is enough to see whether images are remote.
     is_remote = any(not table.location(int(number)).is_local for number in numbers[::100])
     hashes = np.fromiter((_location_hash(table, int(number)) for number in numbers), np.uint64, len(numbers))
     first_rows, location_of_row = _unique(hashes)
     del hashes
-    group_of_location = _group_files(table, numbers[first_rows], threads, is_remote=is_remote)
+    group_of_location = _group_files(table, numbers[first_rows], threads, images, is_remote=is_remote)
     groups: npt.NDArray[np.int64] = group_of_location[location_of_row]
     return groups
 
@@ -65,7 +67,7 @@ def _location_hash(table: RowTable, number: int) -> int:
 
 
 def _group_files(
-    table: RowTable, files: npt.NDArray[np.int64], threads: int, *, is_remote: bool
+    table: RowTable, files: npt.NDArray[np.int64], threads: int, images: ImageReader, *, is_remote: bool
 ) -> npt.NDArray[np.int64]:
     # Each download waits on its own thread.
     threads = max(threads, PARALLEL_DOWNLOADS) if is_remote else threads
@@ -78,14 +80,16 @@ def _group_files(
     known_sizes = {int(sizes[index]) for index in candidates if table.checksum(int(files[index])) >= 0}
     numbers_and_sizes = zip(files[candidates].tolist(), sizes[candidates].tolist(), strict=True)
     ends = _map_integers(
-        lambda file: 0 if file[1] in known_sizes else _end_checksum(table, *file),
+        lambda file: 0 if file[1] in known_sizes else _end_checksum(table, *file, images),
         numbers_and_sizes,
         threads,
         max_items=many,
     )
     candidates = _with_shared_key(candidates, sizes[candidates] << 32 | ends)
     numbers = map(int, files[candidates])
-    checksums = _map_integers(lambda number: _checksum(table, number), numbers, threads, max_items=few)
+    checksums = _map_integers(
+        lambda number: _checksum(table, number, images), numbers, threads, max_items=few
+    )
     known: dict[tuple[int, int], int] = {}
     for candidate, checksum in zip(candidates.tolist(), checksums.tolist(), strict=True):
         if checksum >= 0:
@@ -109,21 +113,21 @@ def _map_integers(
     return np.fromiter(chain.from_iterable(results), np.int64)
 
 
-def _end_checksum(table: RowTable, number: int, size: int) -> int:
+def _end_checksum(table: RowTable, number: int, size: int, images: ImageReader) -> int:
     try:
-        end = table.location(number).read_range(max(0, size - _END_BYTES), _END_BYTES)
+        end = images.read_end(table.location(number), size, _END_BYTES)
         return int(google_crc32c.value(end))
     except OSError:
         # The conversion will reject this row.
         return 0
 
 
-def _checksum(table: RowTable, number: int) -> int:
+def _checksum(table: RowTable, number: int, images: ImageReader) -> int:
     known = table.checksum(number)
     if known >= 0:
         return known
     try:
-        return int(google_crc32c.value(table.location(number).read()))
+        return int(google_crc32c.value(images.read(table.location(number), again=True)))
     except OSError:
         # The conversion will reject this row.
         return -1

@@ -6,9 +6,10 @@ import numpy.typing as npt
 from imgpipe.components.common.errors import MissingInputError
 from imgpipe.components.common.log import Progress
 from imgpipe.components.common.parallel import group_items, map_in_order
+from imgpipe.components.convert.image_reader import ImageReader
 from imgpipe.components.convert.row_table import RowTable
 from imgpipe.components.images.perceptual_hash import HASH_WORDS, perceptual_hash
-from imgpipe.components.storage import PARALLEL_DOWNLOADS
+from imgpipe.components.storage import PARALLEL_DOWNLOADS, Location
 
 # Of 255 bits.
 MAX_DIFFERENT_BITS = 32
@@ -22,7 +23,12 @@ _Numbers = npt.NDArray[np.int64]
 
 
 def group_near_duplicates(
-    table: RowTable, numbers: _Numbers, groups: _Numbers, threads: int, max_pixels: int
+    table: RowTable,
+    numbers: _Numbers,
+    groups: _Numbers,
+    threads: int,
+    images: ImageReader,
+    max_pixels: int,
 ) -> _Numbers:
     """Returns coarser groups, in which near-duplicates of an image are in its group.
 
@@ -34,6 +40,7 @@ def group_near_duplicates(
         numbers: The numbers of the rows to group.
         groups: The group of each of these rows, which stays together.
         threads: The number of images that are decoded in parallel.
+        images: Reads them.
         max_pixels: Images with more pixels are not decoded.
     """
     names, firsts = np.unique(groups, return_index=True)
@@ -45,7 +52,7 @@ def group_near_duplicates(
     progress = Progress("convert", len(files), "images compared")
 
     def hashes_of(part: list[int]) -> list[bytes]:
-        return [_hash_file(table, number, max_pixels) for number in part]
+        return [_hash_file(images, table.location(number), max_pixels) for number in part]
 
     hashes = bytearray()
     for part in map_in_order(hashes_of, group_items(files.tolist(), lambda _: 0, max_items=limit), threads):
@@ -68,9 +75,9 @@ def merge_groups(groups: _Numbers, others: _Numbers) -> _Numbers:
     return roots
 
 
-def _hash_file(table: RowTable, number: int, max_pixels: int) -> bytes:
+def _hash_file(images: ImageReader, location: Location, max_pixels: int) -> bytes:
     try:
-        found = perceptual_hash(table.location(number).read(), max_pixels)
+        found = perceptual_hash(images.read(location, again=True), max_pixels)
     except (OSError, MissingInputError):
         # The conversion will reject this row.
         found = None

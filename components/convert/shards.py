@@ -20,6 +20,7 @@ from imgpipe.components.common.parallel import group_items, map_in_order
 from imgpipe.components.common.records import ImageRecord, encode_example_parts, label_to_class
 from imgpipe.components.common.resources import release_free_memory
 from imgpipe.components.common.tfrecord import encode_record_sizes, frame_parts
+from imgpipe.components.convert.image_reader import ImageReader
 from imgpipe.components.convert.label_set import parse_label_set
 from imgpipe.components.convert.output_folder import WORK_FOLDER
 from imgpipe.components.convert.row_table import Rejection, Row
@@ -128,6 +129,7 @@ def write_shards(
     on_images: Callable[[int], None] = lambda _: None,
     *,
     threads: int,
+    images: ImageReader,
 ) -> list[ShardResult]:
     """Writes shards into the work folder, one after the other.
 
@@ -137,6 +139,7 @@ def write_shards(
         folder: The output folder; the shards are written to its work folder.
         on_images: Called after every few images, with their number.
         threads: The number of threads that check images. The output does not depend on it.
+        images: Reads them.
 
     Raises:
         OutputError: if a shard cannot be written.
@@ -159,7 +162,7 @@ def write_shards(
     )
     with (
         closing(
-            map_in_order(lambda rows: _prepare_rows(rows, rules, valid_images), groups, threads)
+            map_in_order(lambda rows: _prepare_rows(rows, rules, valid_images, images), groups, threads)
         ) as prepared,
         work.staging() as staging,
     ):
@@ -248,21 +251,21 @@ class _ValidImages:
 
 
 def _prepare_rows(
-    rows: Sequence[Row], rules: ImageRules, valid_images: _ValidImages
+    rows: Sequence[Row], rules: ImageRules, valid_images: _ValidImages, images: ImageReader
 ) -> tuple[bytes, Sequence[_Prepared | Rejection]]:
     """Returns the concatenated records of the valid rows, and the outcomes of all."""
     # Joined here, so that the writing thread needs the interpreter lock once per group, not per record.
     parts: list[bytes] = []
-    outcomes = [_prepare_row(row, rules, valid_images, parts) for row in rows]
+    outcomes = [_prepare_row(row, rules, valid_images, images, parts) for row in rows]
     return b"".join(parts), outcomes
 
 
 def _prepare_row(
-    row: Row, rules: ImageRules, valid_images: _ValidImages, parts: list[bytes]
+    row: Row, rules: ImageRules, valid_images: _ValidImages, images: ImageReader, parts: list[bytes]
 ) -> _Prepared | Rejection:
     """Returns the outcome of a row and appends the parts of its record, if any, to ``parts``."""
     try:
-        data = row.location.read()
+        data = images.read(row.location)
         if len(data) > rules.max_image_bytes:
             raise ImageError(f"the file grew to {len(data):,} bytes, more than max_image_bytes allows")
         image = valid_images.prepare(row, data, rules.max_image_pixels)

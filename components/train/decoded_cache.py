@@ -1,23 +1,21 @@
 """Caches decoded images between epochs, in memory or on the local disk."""
 
 import os
-import shutil
 import tempfile
 import threading
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgpipe.components.common.log import log_event
+from imgpipe.components.common.resources import free_disk_bytes
 
 # Memory limit for the decoded images of training and validation together.
 _MEMORY_BYTES = 2**30
 # The fraction of the free disk space that may be used: checkpoints and the model need some too.
 _DISK_FRACTION = 0.5
-_MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs")
 
 
 class CacheLocation(Enum):
@@ -57,7 +55,7 @@ def choose_cache(
     if images_seen > training_images:
         if training_bytes <= _MEMORY_BYTES:
             location = CacheLocation.MEMORY
-        elif allow_disk and training_bytes <= _DISK_FRACTION * _free_disk_bytes():
+        elif allow_disk and training_bytes <= _DISK_FRACTION * free_disk_bytes():
             location = CacheLocation.DISK
     left = _MEMORY_BYTES - training_bytes * (location is CacheLocation.MEMORY)
     return location, validation_images * _image_bytes(validation_size) <= left
@@ -182,19 +180,3 @@ class _OnDisk:
 
 def _image_bytes(size: int) -> int:
     return size * size * 3
-
-
-def _free_disk_bytes() -> int:
-    """Returns the free space for temporary files; 0 if they are in memory."""
-    folder = Path(tempfile.gettempdir()).resolve()
-    try:
-        mounts = [line.split() for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
-    except OSError:
-        mounts = []
-    # The last mount on the longest path is the effective one.
-    file_systems = {fields[1]: fields[2] for fields in mounts}
-    for parent in (folder, *folder.parents):
-        if str(parent) in file_systems:
-            in_memory = file_systems[str(parent)] in _MEMORY_FILE_SYSTEMS
-            return 0 if in_memory else shutil.disk_usage(folder).free
-    return shutil.disk_usage(folder).free

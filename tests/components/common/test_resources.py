@@ -1,9 +1,12 @@
 import os
+import tempfile
+from collections import namedtuple
+from pathlib import Path
 
 import pytest
 
 from imgpipe.components.common import resources
-from imgpipe.components.common.resources import usable_threads
+from imgpipe.components.common.resources import free_disk_bytes, usable_threads
 
 
 @pytest.fixture
@@ -57,3 +60,13 @@ def test_without_affinity_the_number_of_cores_is_used(count, expected, cgroup, m
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: count)
     assert usable_threads() == expected
+
+
+def test_a_file_system_in_memory_does_not_count_as_a_disk(monkeypatch):
+    Usage = namedtuple("Usage", "total used free")
+    monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: Usage(0, 0, 1000))
+    monkeypatch.setattr(tempfile, "tempdir", "/dev/shm")  # noqa: S108
+    if Path("/dev/shm").is_dir():  # noqa: S108
+        assert free_disk_bytes() == 0
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/self")
+    assert free_disk_bytes() == 1000

@@ -60,6 +60,12 @@ def test_bucket_and_folder_give_the_same_bytes(tmp_path, photos, bucket):
         assert shards_of(read_files(from_local)) == shards_of(read_files(from_remote))
 
 
+def test_each_image_is_downloaded_once(tmp_path, photos, bucket):
+    convert(ConvertArguments(images=f"{bucket.uri}/images/*/*.jpg"), tmp_path / "data")
+    read = [path for method, path in bucket.requests if bucket.reads(method, path) and ".jpg" in path]
+    assert len(read) == len(set(read)) == COUNT
+
+
 def test_shards_that_a_manifest_beside_them_describes_are_not_read_again(tmp_path, photos, bucket):
     convert(ConvertArguments(images=str(photos)), f"{bucket.uri}/data")
     bucket.requests.clear()

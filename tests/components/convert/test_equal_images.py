@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from imgpipe.components.convert.equal_images import group_equal_images
+from imgpipe.components.convert.image_reader import ImageReader
 from imgpipe.components.convert.row_table import RowTable
 from imgpipe.components.storage import FileStatus, LocalLocation, parse_location
 
@@ -33,7 +34,7 @@ class Images:
 
     def equal_sets(self):
         """Returns the sets of two or more rows with equal images."""
-        groups = group_equal_images(self.table, np.arange(len(self.table)), 2).tolist()
+        groups = group_equal_images(self.table, np.arange(len(self.table)), 2, ImageReader(0)).tolist()
         sets = [
             {row for row, row_group in enumerate(groups) if row_group == group}
             for group in dict.fromkeys(groups)
@@ -139,6 +140,6 @@ def test_deleted_files_are_not_equal_to_any_other(images, tmp_path):
 def test_only_the_selected_rows_are_compared(images):
     for name in ("one.jpg", "two.jpg", "three.jpg"):
         images.add_local(name, MIDDLE)
-    groups = group_equal_images(images.table, np.array([2, 1]), 2)
+    groups = group_equal_images(images.table, np.array([2, 1]), 2, ImageReader(0))
     assert groups.tolist() == [groups[0], groups[0]]
-    assert len(group_equal_images(RowTable(), np.zeros(0, np.int64), 2)) == 0
+    assert len(group_equal_images(RowTable(), np.zeros(0, np.int64), 2, ImageReader(0))) == 0
