@@ -135,7 +135,7 @@ def write_planned_shard(name: str, location: str, rules: dict[str, Any]) -> str:
             ImageRules(**rules),
             folder,
             threads=_THREADS_PER_SHARD,
-            images=ImageReader(),
+            images=ImageReader(0),
         )
     return name
 

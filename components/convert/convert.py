@@ -170,7 +170,8 @@ def _make_dataset(
         if arguments.training_data_path:
             manifest = _describe_records(arguments, labels, threads)
         else:
-            with ImageReader() as images:
+            # Another writer reads the images elsewhere: here, their ends are enough.
+            with ImageReader(0 if writer else None) as images:
                 write = writer or partial(write_shards, threads=threads, images=images)
                 manifest, shards = _convert_images(arguments, labels, folder, threads, images, write)
         publish(folder, shards, _metadata_files(manifest))

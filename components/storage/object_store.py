@@ -135,9 +135,9 @@ class ObjectLocation(Location):
 
     def explained(
         self,
-        error: Exception,  # noqa: ARG002
-        verb: str,  # noqa: ARG002
-        error_class: type[PipelineError],  # noqa: ARG002
+        error: Exception,  # noqa: ARG002 - of stores without a network
+        verb: str,  # noqa: ARG002 - the same
+        error_class: type[PipelineError],  # noqa: ARG002 - the same
     ) -> PipelineError | None:
         """Returns what an error of the client means; None if it is not the client's.
 
