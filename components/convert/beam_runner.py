@@ -6,19 +6,13 @@ are files in the work folder, which all workers must be able to access; a failed
 """
 
 import json
-import shlex
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from imgpipe.components.common.errors import (
-    InternalError,
-    InvalidArgumentError,
-    PipelineError,
-    UnavailableError,
-    must_be_writable,
-)
+from imgpipe.components.common.beam import RunnerArguments, beam_pipeline
+from imgpipe.components.common.errors import InternalError, must_be_writable
 from imgpipe.components.convert.image_reader import ImageReader
 from imgpipe.components.convert.output_folder import WORK_FOLDER
 from imgpipe.components.convert.row_table import Row
@@ -37,44 +31,16 @@ _THREADS_PER_SHARD = 2
 
 
 def beam_writer(
-    runner: str, project_id: str, options: str
+    arguments: RunnerArguments,
 ) -> Callable[[Sequence[ShardPlan], ImageRules, Location, Callable[[int], None]], Sequence[ShardResult]]:
     """Returns a ``ShardWriter`` that uses a Beam runner.
-
-    Args:
-        runner: The runner's name, e.g. ``DataflowRunner``.
-        project_id: The Google Cloud project for Dataflow; may be empty.
-        options: More options for Beam's command line, separated by spaces.
 
     Raises:
         UnavailableError: if Apache Beam is not installed.
         InvalidArgumentError: if Beam does not know the runner, or the options do not parse.
     """
-    try:
-        import apache_beam
-        from apache_beam.options.pipeline_options import PipelineOptions
-        from apache_beam.runners import create_runner
-    except ImportError:
-        raise UnavailableError(
-            f"runner={runner!r} needs Apache Beam, which is not installed",
-            remedy="install the extra beam, or remove --runner to convert on this machine",
-        ) from None
-    try:
-        create_runner(runner)
-    except (ValueError, ImportError, AttributeError) as error:
-        raise InvalidArgumentError(
-            f"runner={runner!r} is not available in this installation of Apache Beam: {error}",
-            remedy="use DirectRunner, DataflowRunner (needs apache-beam[gcp]), FlinkRunner or SparkRunner",
-        ) from None
-    try:
-        flags = [f"--runner={runner}", *shlex.split(options)]
-    except ValueError as error:
-        raise InvalidArgumentError(
-            f"runner_options={options!r} cannot be parsed: {error}",
-            remedy="write options as --name=value, separated by spaces",
-        ) from None
-    if project_id:
-        flags.append(f"--project={project_id}")
+    run = beam_pipeline(arguments)
+    import apache_beam
 
     def write(
         plans: Sequence[ShardPlan], rules: ImageRules, folder: Location, on_images: Callable[[int], None]
@@ -84,23 +50,16 @@ def beam_writer(
                 (folder / WORK_FOLDER / f"{plan.name}{_ROWS_SUFFIX}").write(_format_rows(plan))
         names = [plan.name for plan in plans]
         location = str(folder)
-        try:
-            with apache_beam.Pipeline(options=PipelineOptions(flags)) as pipeline:
-                _ = (
-                    pipeline
-                    | "ShardNames" >> apache_beam.Create(names)
-                    # Without Reshuffle, a runner may assign all shards to one worker.
-                    | "Spread" >> apache_beam.Reshuffle()
-                    | "WriteShard" >> apache_beam.Map(write_planned_shard, location, asdict(rules))
-                )
-        except PipelineError:
-            raise
-        except Exception as error:
-            raise InternalError(
-                f"the runner {runner} failed: {str(error)[:2_000]}",
-                remedy="see the runner's own log, fix the cause and run the same command again: finished "
-                "shards are kept",
-            ) from error
+        run(
+            lambda pipeline: (
+                pipeline
+                | "ShardNames" >> apache_beam.Create(names)
+                # Without Reshuffle, a runner may assign all shards to one worker.
+                | "Spread" >> apache_beam.Reshuffle()
+                | "WriteShard" >> apache_beam.Map(write_planned_shard, location, asdict(rules))
+            ),
+            "finished shards are kept",
+        )
         results, files = [], folder.contents()
         for plan in plans:
             result = find_finished_shard(folder, files, plan, rules)

@@ -1,20 +1,23 @@
-"""Images with equal bytes: the same image in train and validation, or with different labels."""
+"""The findings about images with equal bytes."""
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from imgpipe.components.common.dataset import TRAIN, shard_location
+from imgpipe.components.common.dataset import Manifest, shard_location
 from imgpipe.components.common.html_page import Thumbnail, thumbnail_source
-from imgpipe.components.validate.findings import WARNING, Finding
-from imgpipe.components.validate.reading import DIGEST_BYTES, ImageTable, Reading, label_names, record_at
+from imgpipe.components.common.parallel import map_in_order
+from imgpipe.components.storage import PARALLEL_DOWNLOADS
+from imgpipe.components.validate.equal_images import Contradiction, EqualImages, Image, Leak
+from imgpipe.components.validate.findings import WARNING, Finding, FindingList
+from imgpipe.components.validate.reading import record_at
 from imgpipe.components.validate.record_checks import record_name
+from imgpipe.components.validate.shard_reading import label_names
 
-# Further images of a group are counted, not named.
-_MAX_NAMED_IMAGES = 6
 _MAX_WITH_THUMBNAIL = 20
 _LEAK = "image_in_two_splits"
+_TWO_LABELS = "image_with_two_labels"
 _TWO_LABEL_SETS = "image_with_two_label_sets"
 
 
@@ -33,58 +36,61 @@ class _Member:
         return repr(self.filename) if self.filename else "an image without a file name"
 
 
-def groups_of_equal_images(images: ImageTable) -> list[list[int]]:
-    """Returns the numbers of the images with equal bytes: the groups, and each group, in reading order."""
-    if not images.digests:
-        return []
-    digests = np.frombuffer(images.digests, dtype=f"S{DIGEST_BYTES}")
-    order = np.argsort(digests, kind="stable")
-    is_same = digests[order[1:]] == digests[order[:-1]]
-    groups: list[list[int]] = []
-    previous = -2
-    for index in np.flatnonzero(is_same).tolist():
-        if index != previous + 1:
-            groups.append([int(order[index])])
-        groups[-1].append(int(order[index + 1]))
-        previous = index
-    return sorted(groups)
-
-
-def add_duplicate_findings(reading: Reading, folder: Path) -> None:
+def add_duplicate_findings(
+    findings: FindingList, equal_images: EqualImages, manifest: Manifest, folder: Path
+) -> None:
     """Adds a warning for each pair across the splits, and for each image with different labels.
 
     In a multi-label data set, an image may have several labels, but equal images must have the same ones.
-    Equal images with the same label in one split are valid: some data sets repeat images to balance classes.
-    Images of findings that are only counted are not read again.
     """
-    images, findings = reading.images, reading.findings
-    two_labels = _TWO_LABEL_SETS if reading.multi_label else "image_with_two_labels"
-    for group in groups_of_equal_images(images):
-        splits = [images.shard_of(number)[0] for number in group]
-        train = group[splits.index(TRAIN)] if TRAIN in splits else None
-        for number, split in zip(group, splits, strict=True):
-            if train is None or split == TRAIN:
-                continue
-            if findings.is_full(_LEAK):
-                findings.counts[_LEAK] += 1
-            else:
-                with_thumbnail = findings.counts[_LEAK] < _MAX_WITH_THUMBNAIL
-                trained, other = (
-                    _member(reading, folder, image, with_thumbnail) for image in (train, number)
-                )
-                findings.add(_leak(trained, other))
-        labels = [images.labels[number] for number in group]
-        if len(set(labels)) == 1:
-            continue
-        if findings.is_full(two_labels):
-            findings.counts[two_labels] += 1
-            continue
-        # First one image of each label, so that the images that are named show the contradiction.
-        firsts = [group[labels.index(label)] for label in sorted(set(labels))]
-        named = (firsts + [number for number in group if number not in firsts])[:_MAX_NAMED_IMAGES]
-        with_thumbnail = findings.counts[two_labels] < _MAX_WITH_THUMBNAIL
-        members = [_member(reading, folder, number, with_thumbnail) for number in named]
-        findings.add(_two_labels(two_labels, members, len(group)))
+    two_labels = _TWO_LABEL_SETS if manifest.multi_label else _TWO_LABELS
+    reader = _MemberReader(manifest, folder)
+
+    def describe(found: tuple[Leak | Contradiction, bool]) -> Finding:
+        problem, with_thumbnails = found
+        if isinstance(problem, Leak):
+            trained, other = (reader.read(image, with_thumbnails) for image in (problem.train, problem.other))
+            return _leak(trained, other)
+        members = [reader.read(image, with_thumbnails) for image in problem.named]
+        return _two_labels(two_labels, members, problem.size)
+
+    # On many threads, because the shards may be remote.
+    findings.extend(map_in_order(describe, _in_reading_order(equal_images), PARALLEL_DOWNLOADS))
+    findings.count_more(_LEAK, equal_images.all_leaks - len(equal_images.leaks))
+    findings.count_more(two_labels, equal_images.all_contradictions - len(equal_images.contradictions))
+
+
+def _in_reading_order(equal_images: EqualImages) -> Iterator[tuple[Leak | Contradiction, bool]]:
+    """Yields the problems, those of equal images together, and whether they have thumbnails."""
+    problems: list[tuple[Image, str, Leak | Contradiction]] = [
+        *((leak.first, _LEAK, leak) for leak in equal_images.leaks),
+        *((contradiction.first, _TWO_LABELS, contradiction) for contradiction in equal_images.contradictions),
+    ]
+    seen: Counter[str] = Counter()
+    for _, kind, problem in sorted(problems):
+        yield problem, seen[kind] < _MAX_WITH_THUMBNAIL
+        seen[kind] += 1
+
+
+class _MemberReader:
+    """Reads images again, which were only counted so far."""
+
+    def __init__(self, manifest: Manifest, folder: Path) -> None:
+        self._manifest = manifest
+        self._folder = folder
+        self._shards = [(name, shard) for name, split in manifest.splits.items() for shard in split.shards]
+
+    def read(self, image: Image, with_thumbnail: bool) -> _Member:
+        split, shard = self._shards[image.shard]
+        where, location = record_name(shard.path, image.record), shard_location(self._folder, shard)
+        record = record_at(location, image.offset, where=where, multi_label=self._manifest.multi_label)
+        return _Member(
+            split=split,
+            label=label_names(record.all_labels, self._manifest.labels),
+            filename=record.filename,
+            where=where,
+            thumbnail_source=thumbnail_source(record.encoded) if with_thumbnail else "",
+        )
 
 
 def _leak(trained: _Member, other: _Member) -> Finding:
@@ -118,19 +124,4 @@ def _thumbnails(*members: _Member) -> tuple[Thumbnail, ...]:
         Thumbnail(member.thumbnail_source, (f"{member.split}: {member.label}",), member.where)
         for member in members
         if member.thumbnail_source
-    )
-
-
-def _member(reading: Reading, folder: Path, number: int, with_thumbnail: bool) -> _Member:
-    images = reading.images
-    split, shard = images.shard_of(number)
-    where = record_name(shard, images.record_numbers[number])
-    location, offset = shard_location(folder, shard), images.offsets[number]
-    record = record_at(location, offset, where=where, multi_label=reading.multi_label)
-    return _Member(
-        split=split,
-        label=label_names(record.all_labels, reading.labels),
-        filename=record.filename,
-        where=where,
-        thumbnail_source=thumbnail_source(record.encoded) if with_thumbnail else "",
     )

@@ -66,6 +66,11 @@ class FindingList:
         """Whether further findings of this kind are only counted."""
         return self.counts[kind] >= MAX_KEPT_PER_KIND
 
+    def count_more(self, kind: str, number: int) -> None:
+        """Counts findings of a kind that were found, but not kept."""
+        if number:
+            self.counts[kind] += number
+
     def extend(self, findings: Iterable[Finding]) -> None:
         """Appends findings."""
         for finding in findings:

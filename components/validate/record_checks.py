@@ -4,7 +4,6 @@ import hashlib
 import struct
 from dataclasses import dataclass, replace
 
-from imgpipe.components.common.dataset import Shard
 from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.common.records import ImageRecord, decode_example
 from imgpipe.components.common.tfrecord import RecordBlock, RecordLocation
@@ -18,9 +17,9 @@ _BMP_DEPTH_AND_COMPRESSION = struct.Struct("<HI")
 _BMP_RUN_LENGTHS = (1, 2)
 
 
-def record_name(shard: Shard, record_number: int, filename: str = "") -> str:
+def record_name(shard: str, record_number: int, filename: str = "") -> str:
     """Returns the name of a record in findings."""
-    return f"{shard.path}, record {record_number}" + (f" ({filename})" if filename else "")
+    return f"{shard}, record {record_number}" + (f" ({filename})" if filename else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ class RecordChecker:
         # Repeated images are decoded once. About 200 bytes each: without their file.
         self._valid_images: dict[bytes, PreparedImage] = {}
 
-    def check_block(self, block: RecordBlock, shard: Shard) -> list[tuple[RecordLocation, CheckedRecord]]:
+    def check_block(self, block: RecordBlock, shard: str) -> list[tuple[RecordLocation, CheckedRecord]]:
         """Returns the records of a block, in order."""
         checked = []
         encoded = digest = b""
@@ -79,7 +78,7 @@ class RecordChecker:
             )
         return checked
 
-    def _parse(self, block: RecordBlock, place: RecordLocation, shard: Shard) -> ImageRecord | Finding:
+    def _parse(self, block: RecordBlock, place: RecordLocation, shard: str) -> ImageRecord | Finding:
         try:
             data = block.data(place)
         except InvalidDataError as error:

@@ -24,12 +24,17 @@ from imgpipe.components.validate.findings import (
     log_findings,
     raise_if_errors,
 )
-from imgpipe.components.validate.reading import read_dataset
+from imgpipe.components.validate.reading import DatasetReader, read_dataset
 from imgpipe.components.validate.report import validation_report
 
 
 def validate(
-    manifest: Manifest, folder: Path, arguments: ValidateArguments, *, check_sizes: bool = True
+    manifest: Manifest,
+    folder: Path,
+    arguments: ValidateArguments,
+    *,
+    check_sizes: bool = True,
+    read: DatasetReader = read_dataset,
 ) -> Findings:
     """Reads every shard of every split and checks the data against its manifest and the training arguments.
 
@@ -41,8 +46,9 @@ def validate(
         folder: The folder of the manifest; the shards' paths are relative to it.
         arguments: The training arguments.
         check_sizes: Whether the images are compared with the size to which training scales them.
+        read: Reads the shards.
     """
-    reading = read_dataset(manifest, folder, arguments.max_image_pixels)
+    reading = read(manifest, folder, arguments.max_image_pixels)
     counts, examples = {}, {}
     for name, split in reading.splits.items():
         declared = manifest.splits[name]
@@ -62,7 +68,7 @@ def validate(
     found.extend(name_findings(reading))
     if check_sizes:
         found.extend(size_findings(reading, arguments.trained_image_size))
-    add_duplicate_findings(reading, folder)
+    add_duplicate_findings(found, reading.equal_images, manifest, folder)
     return Findings(
         manifest=manifest,
         arguments=arguments,
@@ -84,6 +90,7 @@ def validate_to_files(
     arguments: ValidateArguments,
     *,
     check_sizes: bool = True,
+    read: DatasetReader = read_dataset,
 ) -> None:
     """Validates a data set, writes the report and the summary, then raises if there is an error.
 
@@ -94,6 +101,7 @@ def validate_to_files(
         summary: Where to write the findings as JSON.
         arguments: The training arguments.
         check_sizes: As in ``validate``.
+        read: As in ``validate``.
 
     Raises:
         InvalidDataError: if any error is about the data.
@@ -101,7 +109,7 @@ def validate_to_files(
         InterruptedRunError: if a shard is in a remote store, which cannot be reached.
     """
     with timed("validated", "validate: all shards were read"):
-        findings = validate(manifest, folder, arguments, check_sizes=check_sizes)
+        findings = validate(manifest, folder, arguments, check_sizes=check_sizes, read=read)
     log_findings(findings)
     with atomic_write(summary) as file:
         text = json.dumps(findings_json(findings), ensure_ascii=False, indent=1)

@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from imgpipe.components.common.beam import RunnerArguments
 from imgpipe.components.common.errors import InternalError, InvalidArgumentError
 from imgpipe.components.common.log import parse_event
 from imgpipe.components.convert import beam_runner
@@ -68,7 +69,9 @@ def test_finished_shards_of_a_failed_runner_are_reused(tmp_path, photo, monkeypa
     with monkeypatch.context() as context:
         context.setattr(beam_runner, "write_planned_shard", fail_at_second_shard)
         writer = beam_runner.beam_writer(
-            "DirectRunner", "", "--direct_running_mode=in_memory --direct_num_workers=1"
+            RunnerArguments(
+                "DirectRunner", runner_options="--direct_running_mode=in_memory --direct_num_workers=1"
+            )
         )
         with pytest.raises(InternalError, match=r"the worker was lost[\s\S]*are kept"):
             convert(arguments, tmp_path / "out", writer=writer)

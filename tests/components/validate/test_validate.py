@@ -18,6 +18,7 @@ from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataEr
 from imgpipe.components.common.records import ImageRecord, encode_example
 from imgpipe.components.common.step import run_component
 from imgpipe.components.common.tfrecord import read_record_blocks
+from imgpipe.components.validate import equal_images
 from imgpipe.components.validate import findings as findings_module
 from imgpipe.components.validate.arguments import ValidateArguments
 from imgpipe.components.validate.findings import (
@@ -479,7 +480,8 @@ def test_image_may_be_repeated_within_a_split_and_label(valid_dataset, tmp_path)
 
 
 def test_more_leaks_and_contradictions_than_are_named_are_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(findings_module, "MAX_KEPT_PER_KIND", 2)
+    for module in (findings_module, equal_images):
+        monkeypatch.setattr(module, "MAX_KEPT_PER_KIND", 2)
     twice = [record(number, 1) for number in range(5)]
     manifest = write_dataset(
         tmp_path,
