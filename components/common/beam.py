@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -96,22 +97,22 @@ def beam_pipeline(arguments: RunnerArguments) -> Callable[[Callable[[Any], objec
         try:
             with apache_beam.Pipeline(options=PipelineOptions(flags)) as pipeline:
                 add_transforms(pipeline)
-        except PipelineError:
-            raise
         except Exception as error:
-            raise _runner_error(runner, str(error), kept) from error
+            raise _runner_error(runner, error, kept) from error
 
     return run
 
 
-def _runner_error(runner: str, text: str, kept: str) -> PipelineError:
+def _runner_error(runner: str, error: Exception, kept: str) -> PipelineError:
     """Returns the error of a failed pipeline: of the class that a worker raised, or an internal one."""
     again = f"fix the cause and run the same command again{': ' if kept else ''}{kept}"
+    # With the errors before it: a runner in this process raises a copy of the worker's without the remedy.
+    text = "".join(traceback.format_exception(error))
     raised = _RAISED_IN_WORKER.search(_WHILE_RUNNING.sub("", text))
     classes = {error_class.__name__: error_class for error_class in ERROR_CLASSES}
     if raised is None or raised["name"] not in classes:
         return InternalError(
-            f"the runner {runner} failed: {text[-_MAX_ERROR_CHARACTERS:]}",
+            f"the runner {runner} failed: {str(error)[-_MAX_ERROR_CHARACTERS:]}",
             remedy=f"see the runner's own log, {again}",
         )
     return classes[raised["name"]](

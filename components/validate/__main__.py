@@ -7,12 +7,17 @@ Without a data set's folder, name the TFRecord files: ``--training_data_path='da
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from imgpipe.components.common.arguments import argument, check_fields, from_values, parse_command_line
+from imgpipe.components.common.beam import RunnerArguments
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.step import run_command
 from imgpipe.components.storage import local_path, parse_location
 from imgpipe.components.validate.arguments import ValidateArguments
+
+if TYPE_CHECKING:
+    from imgpipe.components.validate.reading import DatasetReader
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,11 @@ class ValidatePaths:
     )
     report: str = argument("validation.html", "File to write the HTML page to.")
     summary: str = argument("validation.json", "File to write the findings to, as JSON.")
+    work_dir: str = argument(
+        "",
+        "Folder, local, gs:// or s3://, for files of the Beam runner's workers, which all of them must see; "
+        "the files are removed at the end. Only together with runner, which requires it.",
+    )
 
     def __post_init__(self) -> None:
         """Checks that the data is named in exactly one way.
@@ -60,7 +70,7 @@ class ValidatePaths:
             )
 
 
-_ARGUMENTS = (ValidatePaths, ValidateArguments)
+_ARGUMENTS = (ValidatePaths, ValidateArguments, RunnerArguments)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -68,6 +78,8 @@ def main(argv: Sequence[str]) -> None:
     values = parse_command_line(argv, _ARGUMENTS)
     paths = from_values(ValidatePaths, values)
     arguments = from_values(ValidateArguments, values)
+    runner = from_values(RunnerArguments, values)
+    _check_runner(paths, runner)
     # Imported here so that a wrong flag is reported before NumPy and Pillow are loaded.
     from pathlib import Path
 
@@ -75,6 +87,7 @@ def main(argv: Sequence[str]) -> None:
     from imgpipe.components.validate.record_files import describe_record_files
     from imgpipe.components.validate.validate import validate_to_files
 
+    read = _make_reader(runner, paths.work_dir)
     report, summary = local_path(paths.report), local_path(paths.summary)
     if paths.dataset:
         dataset = parse_location(paths.dataset)
@@ -90,7 +103,32 @@ def main(argv: Sequence[str]) -> None:
         folder = Path()
     # Without either, it is not known to which size a training run will scale the images.
     check_sizes = not values.keys().isdisjoint({"model_type", "image_size"})
-    validate_to_files(manifest, folder, report, summary, arguments, check_sizes=check_sizes)
+    validate_to_files(manifest, folder, report, summary, arguments, check_sizes=check_sizes, read=read)
+
+
+def _check_runner(paths: ValidatePaths, runner: RunnerArguments) -> None:
+    if bool(runner.runner) != bool(paths.work_dir):
+        given, missing = ("runner", "work_dir") if runner.runner else ("work_dir", "runner")
+        raise InvalidArgumentError(
+            f"--{given} is given without --{missing}", remedy=f"add --{missing}, or remove --{given}"
+        )
+    if runner.runner and not paths.dataset:
+        raise InvalidArgumentError(
+            f"--runner={runner.runner} requires --dataset",
+            remedy="describe the TFRecord files with the convert step (--training_data_path=... "
+            "--validation_data_path=... --output_dir=FOLDER), and use --dataset=FOLDER",
+        )
+
+
+def _make_reader(runner: RunnerArguments, work_dir: str) -> "DatasetReader":
+    if not runner.runner:
+        from imgpipe.components.validate.reading import read_dataset
+
+        return read_dataset
+    # Imported here because Beam takes seconds to load and most runs do not need it.
+    from imgpipe.components.validate.beam_runner import beam_reader
+
+    return beam_reader(runner, work_dir)
 
 
 if __name__ == "__main__":
