@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from imgpipe._arguments import AuditOptions, ConvertOptions, ValidateOptions
-from imgpipe._options import check_options, list_options
+from imgpipe._options import check_options, checked_path, list_options
 from imgpipe._progress import display
 from imgpipe._report import Report
 from imgpipe.components.audit.arguments import AuditArguments
@@ -41,7 +41,13 @@ class Dataset:
     path: str
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        object.__setattr__(self, "path", os.fspath(path))
+        remedy = "use the folder that convert wrote, or the dataset of a run"
+        object.__setattr__(self, "path", checked_path("dataset", path, remedy=remedy))
+
+    @classmethod
+    def _of(cls, dataset: "Dataset | str | os.PathLike[str]") -> "Dataset":
+        """Returns the data set that a parameter names."""
+        return dataset if isinstance(dataset, Dataset) else cls(dataset)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -154,10 +160,11 @@ def convert(
         InvalidArgumentError: for an unknown or wrong argument, before any work.
         PipelineError: if the step fails; the subclass says whether a retry can help, ``remedy`` what to do.
     """
-    values = check_options((ConvertArguments,), {**options, "output_dir": output_dir})
+    folder = checked_path("output_dir", output_dir, remedy="name a folder that is empty or does not exist")
+    values = check_options((ConvertArguments,), {**options, "output_dir": folder})
     ConvertArguments(**values)
     run_step("convert", values, display(progress))
-    return Dataset(values["output_dir"])
+    return Dataset(folder)
 
 
 @list_options((ValidateArguments,))
@@ -187,7 +194,7 @@ def validate(
     # The data are not checked against the default batch size of a training run that may use another.
     values.setdefault("train_batch_size", 1)
     ValidateArguments(**values)
-    folder = dataset.path if isinstance(dataset, Dataset) else os.fspath(dataset)
+    folder = Dataset._of(dataset).path
     page = Path(report or Path(tempfile.mkdtemp(prefix="imgpipe-"), "validation.html"))
     with tempfile.TemporaryDirectory(prefix="imgpipe-") as scratch:
         summary = Path(scratch, "validation.json")
@@ -227,7 +234,7 @@ def audit(
     """
     values = check_options((AuditArguments,), options)
     AuditArguments(**values)
-    folder = dataset.path if isinstance(dataset, Dataset) else os.fspath(dataset)
+    folder = Dataset._of(dataset).path
     files = Path(output or tempfile.mkdtemp(prefix="imgpipe-"))
     run_step("audit", {**values, "dataset": folder, "output": files}, display(progress))
     with (files / "decisions.csv").open(encoding="utf-8", newline="") as table:

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from imgpipe._options import checked_path
 from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, must_be_readable
 from imgpipe.components.common.plural import plural
 
@@ -24,6 +25,9 @@ ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np
 
 # Modes of PIL that are not one of PNG's 8-bit modes, and the one that holds the same picture.
 _PNG_MODES = {"1": "L", "LA": "RGBA", "P": "RGB", "PA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB", "HSV": "RGB"}
+
+# They could be iterated, but not over images.
+_NOT_LISTS = (bytearray, memoryview, io.IOBase, Mapping)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,11 +76,11 @@ class Model:
     """A SavedModel that imgpipe trained, loaded into this process; see ``load``.
 
     Attributes:
-        path: The model's folder.
+        path: The model's folder; the URI as it was given, if it is in a store.
         labels: In the order of the probabilities.
     """
 
-    def __init__(self, path: Path, served: "ServedModel") -> None:
+    def __init__(self, path: Path | str, served: "ServedModel") -> None:
         self._served = served
         self.path = path
         self.labels = served.labels
@@ -106,7 +110,7 @@ class Model:
         """
         if isinstance(images, str | os.PathLike | bytes | Image.Image | np.ndarray):
             return self._predict([images])[0]
-        if not isinstance(images, Iterable):
+        if not isinstance(images, Iterable) or isinstance(images, _NOT_LISTS):
             raise _not_an_image(images)
         return self._predict(list(images))
 
@@ -144,21 +148,25 @@ def load(model: "str | os.PathLike[str] | Run") -> Model:
 
     Args:
         model: A ``Run`` or its folder; the folder of a SavedModel, e.g. ``run.model``; or a folder of
-            numbered versions as ``deploy_target="local"`` writes it, of which the highest is loaded.
+            numbered versions as ``deploy_target="local"`` writes it, of which the highest is loaded. A
+            folder may be local, ``gs://`` or ``s3://``.
 
     Raises:
+        InvalidArgumentError: if ``model`` is not a path.
         MissingInputError: if there is no SavedModel that imgpipe wrote.
         CheckFailedError: if it is damaged.
+        InterruptedRunError: if a store cannot be reached.
     """
-    from imgpipe.components.common.model_folder import model_folder_at
-    from imgpipe.components.storage import local_path
+    from imgpipe.components.common.model_folder import local_model
+    from imgpipe.components.storage import parse_location
 
-    path: Any = getattr(model, "folder", None) or model
-    folder = model_folder_at(local_path(os.fspath(path)))
-    # Imported late: it loads TensorFlow.
-    from imgpipe.components.common.served_model import load_served_model
+    path: Any = getattr(model, "folder", model)
+    location = parse_location(checked_path("model", path, remedy="use a run, or the folder of a model"))
+    with local_model(location) as folder:
+        # Imported late: it loads TensorFlow.
+        from imgpipe.components.common.served_model import load_served_model
 
-    return Model(folder, load_served_model(folder))
+        return Model(folder if location.is_local else str(location), load_served_model(folder))
 
 
 def _key(image: Any, number: int) -> str:
@@ -181,7 +189,8 @@ def _file_content(path: str) -> bytes:
     from imgpipe.components.storage import parse_location
 
     remedy = "check the path; for a folder, give the list of its files"
-    with must_be_readable(f"the image {path!r}", remedy=remedy):
+    # A path with a zero byte is a ValueError.
+    with must_be_readable(f"the image {path!r}", ValueError, remedy=remedy):
         return parse_location(path).read()
 
 
@@ -210,7 +219,15 @@ def _encoded(picture: Image.Image, key: str) -> bytes:
             remedy='scale its values to 0..255 and convert it: image.convert("L")',
         )
     content = io.BytesIO()
-    ImageOps.exif_transpose(picture).convert(mode).save(content, "PNG", compress_level=1)
+    try:
+        ImageOps.exif_transpose(picture).convert(mode).save(content, "PNG", compress_level=1)
+    except (OSError, ValueError) as error:
+        # Pillow reads a file when its pixels are needed: it may be closed or damaged.
+        raise InvalidDataError(
+            f"cannot read the PIL image: {error}",
+            where=f"image {key}",
+            remedy="pass the path of its file; or open it again, and predict before it is closed",
+        ) from None
     return content.getvalue()
 
 

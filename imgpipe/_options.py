@@ -84,6 +84,17 @@ def check_options(arguments_classes: Sequence[type[Any]], options: Mapping[str, 
     return values
 
 
+def checked_path(name: str, value: Any, *, remedy: str) -> str:
+    """Returns a path as text.
+
+    Raises:
+        InvalidArgumentError: if the value is not a path, or empty.
+    """
+    if isinstance(value, str | os.PathLike) and (path := os.fspath(value)):
+        return path
+    raise InvalidArgumentError(f"{name}={value!r} is not a path", remedy=remedy)
+
+
 def _may_be_list(field: "dataclasses.Field[Any]") -> bool:
     if field.metadata["kind"] or field.metadata["choices"]:
         return field.metadata["kind"] in LIST_KINDS

@@ -5,6 +5,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from imgpipe.components.common.errors import must_be_readable
+
 _FRAME_HEIGHT = 600
 
 
@@ -32,7 +34,8 @@ class Report(os.PathLike[str]):
     def _repr_html_(self) -> str:
         # Sandboxed: the page shows names of files and labels, which must not act on the notebook. Its own
         # script sorts tables and shows pictures.
-        page = html.escape(self.path.read_text(encoding="utf-8"))
+        with must_be_readable(f"the report {str(self.path)!r}", remedy="use the folder of a finished run"):
+            page = html.escape(self.path.read_text(encoding="utf-8"))
         return (
             f'<iframe sandbox="allow-scripts" srcdoc="{page}" width="100%" height="{_FRAME_HEIGHT}" '
             'style="border: 0"></iframe>'

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from imgpipe._arguments import RunOptions, TuneOptions
 from imgpipe._data import Dataset
 from imgpipe._model import Prediction, load
-from imgpipe._options import check_options, list_options
+from imgpipe._options import check_options, checked_path, list_options
 from imgpipe._progress import display
 from imgpipe._report import Report
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError
+from imgpipe.components.storage import local_path
 from imgpipe.pipelines.local_pipeline import RETRAIN, TRAIN, TUNE, LocalPipeline, prepare_run, run_prepared
 from imgpipe.pipelines.run_folder import RunFolder
 
@@ -41,12 +42,10 @@ class Run:
     folder: Path
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        path = Path(folder)
+        remedy = "use the folder of a run, its job_dir"
+        path = local_path(checked_path("folder", folder, remedy=remedy))
         if not path.is_dir():
-            raise MissingInputError(
-                f"the folder {str(path)!r} does not exist",
-                remedy="use the folder of a run, its job_dir",
-            )
+            raise MissingInputError(f"there is no folder {str(path)!r}", remedy=remedy)
         object.__setattr__(self, "folder", path)
 
     @property
@@ -273,7 +272,7 @@ def _run(
     progress: bool,
 ) -> Run:
     if dataset is not None:
-        data = (dataset if isinstance(dataset, Dataset) else Dataset(dataset))._training_options()
+        data = Dataset._of(dataset)._training_options()
         if both := sorted({"images", "train_csv", *data} & options.keys()):
             raise InvalidArgumentError(
                 f"dataset and {both[0]} cannot both be set", remedy=f"omit dataset or {both[0]}"

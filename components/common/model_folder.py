@@ -44,8 +44,8 @@ def model_folder_at(location: Path) -> Path:
     """
     versions = served_versions(location)
     if not versions:
-        if not location.exists():
-            problem = f"the folder {str(location)!r} does not exist"
+        if not location.is_dir():
+            problem = f"there is no folder {str(location)!r}"
         else:
             problem = (
                 f"{str(location)!r} is not a model: no {_SAVED_MODEL} in {location}, "
@@ -62,8 +62,8 @@ def local_model(location: Location) -> Iterator[Path]:
     """Yields the local folder of a model; a copy of a remote one is removed afterwards.
 
     Args:
-        location: A folder that holds saved_model.pb, or one with numbered versions, of which the highest
-            is used.
+        location: A folder that holds saved_model.pb; a run's, with it in ``model``; or one with numbered
+            versions, of which the highest is used.
 
     Raises:
         MissingInputError: if there is no model.
@@ -83,13 +83,15 @@ def local_model(location: Location) -> Iterator[Path]:
             for name in _model_files(list(current.contents())):
                 current.download_below(Path(folder), name)
 
-        read_unchanged(location, download)
-        try:
-            yield model_folder_at(Path(folder))
-        except MissingInputError:
-            raise MissingInputError(
-                f"there is no SavedModel in {location!r}", remedy="use a folder that contains saved_model.pb"
-            ) from None
+        for candidate in (location, location / MODEL_FOLDER):
+            read_unchanged(candidate, download)
+            if versions := served_versions(Path(folder)):
+                yield versions[max(versions)]
+                return
+        raise MissingInputError(
+            f"there is no SavedModel in {location!r} or {location / MODEL_FOLDER!r}",
+            remedy="use the folder of a run, of a SavedModel, or of numbered versions",
+        )
 
 
 def check_not_tensorflow_checkpoint(location: Location) -> None:

@@ -257,12 +257,17 @@ def _load(folder: Path, engine: Engine) -> ServedModel:
         raise CheckFailedError(
             f"the SavedModel cannot be loaded: {error}", where=str(folder), remedy=_REMEDY
         ) from None
-    if DEFAULT_SIGNATURE not in loaded.signatures:
-        raise MissingInputError(
-            f"the SavedModel in {str(folder)!r} has no signature serving_default",
-            remedy="use a model that the train step wrote",
-        )
-    labels = read_labels_file(folder / "assets" / LABELS_ASSET)
+    labels_file = folder / "assets" / LABELS_ASSET
+    for name, is_there in (
+        ("signature serving_default", DEFAULT_SIGNATURE in loaded.signatures),
+        (f"assets/{LABELS_ASSET}", labels_file.is_file()),
+    ):
+        if not is_there:
+            raise MissingInputError(
+                f"the SavedModel in {str(folder)!r} has no {name}: another program wrote it",
+                remedy="use a model that the train step wrote",
+            )
+    labels = read_labels_file(labels_file)
     outputs = loaded.signatures[DEFAULT_SIGNATURE].structured_outputs["probabilities"].shape[-1]
     if outputs != len(labels):
         raise CheckFailedError(

@@ -70,6 +70,21 @@ def test_a_wrong_option_is_refused_before_any_work(flowers, tmp_path):
     assert not (tmp_path / "shards").exists()
 
 
+@pytest.mark.parametrize("wrong", [None, 3, b"folder", ["folder"], ""])
+def test_what_is_not_a_path_of_a_data_set_is_refused(wrong):
+    for use in (
+        imgpipe.Dataset,
+        imgpipe.validate,
+        imgpipe.audit,
+        imgpipe.convert,
+        imgpipe.Run,
+        lambda path: imgpipe.run(dataset=path if path is not None else 3),
+    ):
+        with pytest.raises(InvalidArgumentError, match="is not a path") as raised:
+            use(wrong)
+        assert raised.value.remedy
+
+
 def test_values_of_numpy_and_lists_are_accepted(flowers, tmp_path):
     dataset = imgpipe.convert(
         tmp_path / "shards",

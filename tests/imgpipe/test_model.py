@@ -25,6 +25,19 @@ def pixels():
     return np.random.default_rng(3).integers(0, 255, (12, 9, 3), dtype=np.uint8)
 
 
+@pytest.fixture
+def closed(pixels, tmp_path):
+    Image.fromarray(pixels).save(tmp_path / "closed.png")
+    with Image.open(tmp_path / "closed.png") as picture:
+        pass
+    return picture
+
+
+@pytest.fixture
+def truncated(pixels):
+    return Image.open(io.BytesIO(png(Image.fromarray(pixels))[:-60]))
+
+
 def png(image):
     content = io.BytesIO()
     image.save(content, "PNG")
@@ -107,7 +120,13 @@ def test_a_prediction_without_true_labels_is_neither_correct_nor_wrong(model, pi
         (np.zeros((0, 4, 3), np.uint8), InvalidArgumentError, r"shape \(0, 4, 3\)"),
         (Image.new("I;16", (4, 4)), InvalidArgumentError, "'I;16'"),
         (Image.new("F", (4, 4)), InvalidArgumentError, "'F'"),
+        (bytearray(b"x"), InvalidArgumentError, "bytearray is not an image"),
+        (io.BytesIO(b"x"), InvalidArgumentError, "BytesIO is not an image"),
+        ({"photo.png": 1}, InvalidArgumentError, "dict is not an image"),
+        (Image.new("RGB", (0, 0)), InvalidDataError, "cannot write empty image"),
         ("missing.png", MissingInputError, "missing.png"),
+        ("a\0b", MissingInputError, "null byte"),
+        ("tests", MissingInputError, "Is a directory"),
         (Path("missing"), MissingInputError, "missing"),
         (b"", InvalidDataError, "cannot decode"),
         (b"not an image", InvalidDataError, "cannot decode"),
@@ -117,6 +136,13 @@ def test_what_is_not_an_image_is_refused_with_a_remedy(model, image, error, word
     with pytest.raises(error, match=words) as raised:
         model.predict(image)
     assert raised.value.remedy
+
+
+@pytest.mark.parametrize("name", ["closed", "truncated"])
+def test_a_picture_whose_file_cannot_be_read_any_more_is_named(model, pixels, name, request):
+    with pytest.raises(InvalidDataError, match="image 1") as raised:
+        model.predict([pixels, request.getfixturevalue(name)])
+    assert "path" in raised.value.remedy
 
 
 def test_the_image_of_a_list_that_cannot_be_decoded_is_named(model, pixels):
@@ -133,3 +159,22 @@ def test_loading_a_folder_of_versions_takes_the_highest(linear_model, tmp_path):
 def test_loading_what_is_not_a_model_says_so(tmp_path):
     with pytest.raises(MissingInputError, match=r"saved_model\.pb"):
         imgpipe.load(tmp_path)
+    (tmp_path / "saved_model.pb").touch()
+    with pytest.raises(MissingInputError, match="there is no folder"):
+        imgpipe.load(tmp_path / "saved_model.pb")
+
+
+@pytest.mark.parametrize("model", [None, 3, b"folder", ""])
+def test_loading_what_is_not_a_path_says_so(model):
+    with pytest.raises(InvalidArgumentError, match="is not a path"):
+        imgpipe.load(model)
+
+
+@pytest.mark.parametrize("folder", ["", "/model"])
+def test_a_model_in_a_bucket_is_loaded(model, pixels, bucket, folder):
+    for path in model.path.rglob("*"):
+        if path.is_file():
+            bucket.put(f"job/model/{path.relative_to(model.path)}", path.read_bytes())
+    loaded = imgpipe.load(f"{bucket.uri}/job{folder}")
+    assert loaded.path == f"{bucket.uri}/job{folder}"
+    np.testing.assert_array_equal(loaded.predict(pixels).probabilities, model.predict(pixels).probabilities)

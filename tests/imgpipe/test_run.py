@@ -67,8 +67,18 @@ def test_a_folder_that_is_not_a_run_says_so(tmp_path):
     assert "unknown" in repr(imgpipe.Run(tmp_path))
 
 
+def test_a_report_that_was_not_written_says_so(tmp_path):
+    with pytest.raises(MissingInputError, match=r"report\.html"):
+        imgpipe.Run(tmp_path).report._repr_html_()
+
+
+def test_a_run_in_a_bucket_is_refused():
+    with pytest.raises(InvalidArgumentError, match="must be a local path, not gs://"):
+        imgpipe.Run("gs://bucket/job")
+
+
 def test_a_run_that_does_not_exist_cannot_be_opened(tmp_path):
-    with pytest.raises(MissingInputError, match="nowhere' does not exist"):
+    with pytest.raises(MissingInputError, match="there is no folder .*nowhere"):
         imgpipe.Run(tmp_path / "nowhere")
 
 

@@ -368,6 +368,6 @@ def test_missing_inputs_are_reported_before_tensorflow_is_loaded(tmp_path):
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert "the folder 'nowhere' does not exist" in result.stdout
+    assert "there is no folder 'nowhere'" in result.stdout
     assert result.stdout.strip().endswith("False")
     assert not (tmp_path / "out").exists()

@@ -30,6 +30,7 @@ def write_files(request, tmp_path, cloud):
     [
         (["saved_model.pb", "assets/labels.txt"], "saved_model.pb"),
         (["9/saved_model.pb", "10/saved_model.pb", "10/assets/labels.txt"], "10/saved_model.pb"),
+        (["model/saved_model.pb", "run.log"], "model/saved_model.pb"),
         (["2/saved_model.pb", "00000123/saved_model.pb"], "00000123/saved_model.pb"),
         (["1/saved_model.pb", "²/saved_model.pb", "7/variables", "x/saved_model.pb"], "1/saved_model.pb"),
     ],

@@ -78,6 +78,14 @@ def test_a_folder_without_a_compatible_model_is_missing_input(tmp_path):
         load_served_model(tmp_path)
 
 
+def test_a_model_of_another_program_without_labels_is_missing_input(tmp_path):
+    module = tf.Module()
+    double = tf.function(lambda x: {"y": 2 * x}, input_signature=[tf.TensorSpec([], name="x")])
+    tf.saved_model.save(module, str(tmp_path), signatures=double)
+    with pytest.raises(MissingInputError, match=r"no assets/labels\.txt: another program wrote it"):
+        load_served_model(tmp_path)
+
+
 def test_a_model_of_another_program_answers_but_has_no_functions_of_pixels(folder, encode, tmp_path):
     ours, other = tf.saved_model.load(str(folder)), tf.Module()
     other.kept = ours

@@ -212,7 +212,7 @@ def is_open(port):
     ("flags", "status", "message"),
     [
         ([], 64, "model is missing"),
-        (["--model=nowhere"], 66, "the folder 'nowhere' does not exist"),
+        (["--model=nowhere"], 66, "there is no folder 'nowhere'"),
         (["--model=nowhere", "--port=70000"], 64, "port=70000"),
         (["--model=nowhere", "--engine=tensorrt"], 64, "engine='tensorrt'"),
         (["--model=nowhere", "--modle=x"], 64, "did you mean --model?"),
