@@ -78,7 +78,7 @@ def test_a_run_in_a_bucket_is_refused():
 
 
 def test_a_run_that_does_not_exist_cannot_be_opened(tmp_path):
-    with pytest.raises(MissingInputError, match="there is no folder .*nowhere"):
+    with pytest.raises(MissingInputError, match=r"there is no folder .*nowhere"):
         imgpipe.Run(tmp_path / "nowhere")
 
 
