@@ -104,13 +104,16 @@ def beam_pipeline(arguments: RunnerArguments) -> Callable[[Callable[[Any], objec
 
 
 def _runner_error(runner: str, error: Exception, kept: str) -> PipelineError:
-    """Returns the error of a failed pipeline: of the class that a worker raised, or an internal one."""
+    """Returns the error of a failed pipeline: a worker's if a retry can help, else an internal one.
+
+    Not a worker's permanent error: after it, the convert step would remove the shards of all other workers.
+    """
     again = f"fix the cause and run the same command again{': ' if kept else ''}{kept}"
     # With the errors before it: a runner in this process raises a copy of the worker's without the remedy.
     text = "".join(traceback.format_exception(error))
     raised = _RAISED_IN_WORKER.search(_WHILE_RUNNING.sub("", text))
     classes = {error_class.__name__: error_class for error_class in ERROR_CLASSES}
-    if raised is None or raised["name"] not in classes:
+    if raised is None or not classes.get(raised["name"], InternalError).retry_can_help:
         return InternalError(
             f"the runner {runner} failed: {str(error)[-_MAX_ERROR_CHARACTERS:]}",
             remedy=f"see the runner's own log, {again}",

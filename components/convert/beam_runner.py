@@ -13,6 +13,7 @@ from typing import Any
 
 from imgpipe.components.common.beam import RunnerArguments, beam_pipeline
 from imgpipe.components.common.errors import InternalError, must_be_writable
+from imgpipe.components.common.parallel import map_in_order, run_in_parallel
 from imgpipe.components.convert.image_reader import ImageReader
 from imgpipe.components.convert.output_folder import WORK_FOLDER
 from imgpipe.components.convert.row_table import Row
@@ -23,7 +24,7 @@ from imgpipe.components.convert.shards import (
     find_finished_shard,
     write_shards,
 )
-from imgpipe.components.storage import LocalLocation, Location, parse_location, resolve
+from imgpipe.components.storage import PARALLEL_DOWNLOADS, LocalLocation, Location, parse_location, resolve
 
 _ROWS_SUFFIX = ".rows"
 # The runner itself assigns several shards to each worker machine.
@@ -46,8 +47,11 @@ def beam_writer(
         plans: Sequence[ShardPlan], rules: ImageRules, folder: Location, on_images: Callable[[int], None]
     ) -> Sequence[ShardResult]:
         with must_be_writable(f"to {folder!r}"):
-            for plan in plans:
-                (folder / WORK_FOLDER / f"{plan.name}{_ROWS_SUFFIX}").write(_format_rows(plan))
+            run_in_parallel(
+                lambda plan: (folder / WORK_FOLDER / f"{plan.name}{_ROWS_SUFFIX}").write(_format_rows(plan)),
+                plans,
+                PARALLEL_DOWNLOADS,
+            )
         names = [plan.name for plan in plans]
         location = str(folder)
         run(
@@ -61,8 +65,10 @@ def beam_writer(
             "finished shards are kept",
         )
         results, files = [], folder.contents()
-        for plan in plans:
-            result = find_finished_shard(folder, files, plan, rules)
+        found = map_in_order(
+            lambda plan: find_finished_shard(folder, files, plan, rules), plans, PARALLEL_DOWNLOADS
+        )
+        for plan, result in zip(plans, found, strict=True):
             if result is None:
                 raise InternalError(
                     f"the runner ended without an error, but there is no shard {plan.name!r}",

@@ -35,6 +35,7 @@ from imgpipe.components.common.labels import (
     sort_labels,
 )
 from imgpipe.components.common.log import Progress, log_event, log_result
+from imgpipe.components.common.parallel import map_in_order
 from imgpipe.components.common.plural import plural
 from imgpipe.components.common.records import class_to_label
 from imgpipe.components.common.resources import release_free_memory, usable_threads
@@ -80,7 +81,7 @@ from imgpipe.components.convert.shards import (
     write_shards,
 )
 from imgpipe.components.convert.split import shuffle_rows, split_rows
-from imgpipe.components.storage import Location, find_files, parse_location
+from imgpipe.components.storage import PARALLEL_DOWNLOADS, Location, find_files, parse_location
 
 _BYTES_PER_MEGABYTE = 1_000_000
 _SPLITS = (TRAIN, VALIDATION, TEST)
@@ -467,8 +468,11 @@ def _write_missing_shards(
     names = folder.contents()
     finished: dict[str, ShardResult] = {}
     pending = []
-    for plan in (plan for plans in plans_of.values() for plan in plans):
-        known = find_finished_shard(folder, names, plan, rules)
+    plans = [plan for plans in plans_of.values() for plan in plans]
+    found = map_in_order(
+        lambda plan: find_finished_shard(folder, names, plan, rules), plans, PARALLEL_DOWNLOADS
+    )
+    for plan, known in zip(plans, found, strict=True):
         if known is None:
             pending.append(plan)
         else:

@@ -11,14 +11,15 @@ from contextlib import contextmanager
 from imgpipe.components.common.dataset import MANIFEST_NAME, TEST, TRAIN, VALIDATION
 from imgpipe.components.common.errors import InternalError, OutputError, PipelineError, must_be_writable
 from imgpipe.components.common.log import log_event
+from imgpipe.components.common.parallel import run_in_parallel
 from imgpipe.components.convert.rejections import HEADER, REJECTED_NAME
-from imgpipe.components.storage import Location
+from imgpipe.components.storage import PARALLEL_DOWNLOADS, Location
 
 LABELS_NAME = "labels.txt"
 WORK_FOLDER = ".imgpipe-convert-unfinished"
 _MARKER = f"{WORK_FOLDER}/README"
 _MARKER_TEXT = b"A conversion by imgpipe is running here or was interrupted: start it again to resume it.\n"
-_SHARD = rf"(?:{TRAIN}|{VALIDATION}|{TEST})-\d{{5}}-of-\d{{5}}"
+_SHARD = rf"(?:{TRAIN}|{VALIDATION}|{TEST})-\d{{5,}}-of-\d{{5,}}"
 _TOP = rf"(?:{_SHARD}|{re.escape(LABELS_NAME)}|{re.escape(MANIFEST_NAME)}|{re.escape(REJECTED_NAME)})"
 _OUTPUT_FILE = re.compile(rf"{_TOP}|\.{_TOP}\.[0-9a-f]{{32}}\.partial")
 _WORK_FILE = rf"(?:README|{_SHARD}(?:\.json|\.partial|\.rows)?)"
@@ -73,8 +74,10 @@ def publish(folder: Location, shards: list[str], files: dict[str, bytes]) -> Non
         files: Name and content of the other files; manifest.json is written last.
     """
     with must_be_writable(f"to {folder!r}"):
-        for name in shards:
-            (folder / WORK_FOLDER / name).rename(folder / name)
+        # A bucket copies each: one after the other, thousands would take hours.
+        run_in_parallel(
+            lambda name: (folder / WORK_FOLDER / name).rename(folder / name), shards, PARALLEL_DOWNLOADS
+        )
         for name in sorted(files, key=lambda name: name == MANIFEST_NAME):
             (folder / name).write(files[name])
         missing = {*shards, *files} - set(folder.contents())
@@ -124,8 +127,12 @@ def _remove_output(folder: Location, keep: str = "") -> None:
 
 
 def _remove_work(folder: Location) -> None:
+    names = [
+        name for name in folder.contents() if _WORK_FOLDER_FILE.fullmatch(name) and not name.endswith("/")
+    ]
+    others = [name for name in names if name != _MARKER]
+    run_in_parallel(lambda name: (folder / name).remove(), others, PARALLEL_DOWNLOADS)
     # The marker last: if the process is killed here, the next run still recognizes the work folder.
-    for name in sorted(folder.contents(), key=lambda name: name == _MARKER):
-        if _WORK_FOLDER_FILE.fullmatch(name) and not name.endswith("/"):
-            (folder / name).remove()
+    if _MARKER in names:
+        (folder / _MARKER).remove()
     (folder / WORK_FOLDER).remove_empty_folder()

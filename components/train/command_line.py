@@ -7,7 +7,7 @@ from dataclasses import asdict
 from imgpipe.components.train.arguments import TrainingArguments
 
 # The names that convert gives the shards of a split, all in one folder.
-_SHARD = re.compile(r"(?P<split>.*)-\d{5}-of-(?P<count>\d{5})")
+_SHARD = re.compile(r"(?P<split>.*)-\d{5,}-of-(?P<count>\d{5,})")
 
 
 def command_line_arguments(arguments: TrainingArguments) -> list[str]:

@@ -13,6 +13,8 @@ from imgpipe.components.common.errors import OutputError
 from imgpipe.components.convert import shards
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
+from imgpipe.components.convert.output_folder import reserve_output_folder
+from imgpipe.components.storage import LocalLocation
 from tests.components.convert.conversions import COMMAND, REPOSITORY, read_files
 
 KILLS = 20
@@ -134,3 +136,13 @@ def test_of_concurrent_conversions_into_one_folder_one_succeeds(tmp_path, images
         assert code in (0, OutputError.exit_code)
         assert code == 0 or "another process is writing to" in output
     assert read_files(tmp_path / "out") == read_files(tmp_path / "undisturbed")
+
+
+def test_more_than_99_999_shards_are_recognized_as_the_conversions_own(tmp_path):
+    for name in ("README", "train-100000-of-100001", "train-100000-of-100001.json"):
+        path = tmp_path / ".imgpipe-convert-unfinished" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("")
+    with reserve_output_folder(LocalLocation(str(tmp_path))):
+        pass
+    assert list(tmp_path.iterdir()) == []

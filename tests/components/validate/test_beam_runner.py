@@ -9,7 +9,12 @@ from PIL import Image
 
 from imgpipe.components.common.beam import RunnerArguments
 from imgpipe.components.common.dataset import read_manifest
-from imgpipe.components.common.errors import InternalError, InterruptedRunError, InvalidArgumentError
+from imgpipe.components.common.errors import (
+    InternalError,
+    InterruptedRunError,
+    InvalidArgumentError,
+    OutputError,
+)
 from imgpipe.components.common.log import parse_event
 from imgpipe.components.common.records import ImageRecord
 from imgpipe.components.validate import beam_runner
@@ -135,9 +140,10 @@ def test_findings_are_the_same_with_more_than_are_kept(tmp_path, monkeypatch, mu
     [
         (InterruptedRunError("the store is gone", remedy="retry later"), InterruptedRunError, "retry later"),
         (RuntimeError("the worker was lost"), InternalError, "the worker was lost"),
+        (OutputError("its disk is full"), InternalError, "its disk is full"),
     ],
 )
-def test_an_error_of_a_worker_keeps_its_class_and_leaves_no_files(
+def test_an_error_of_a_worker_is_retried_only_if_that_can_help_and_leaves_no_files(
     tmp_path, monkeypatch, error, expected, text
 ):
     folder = write_dataset(tmp_path / "data", {"train": [record(0, 1)], "validation": []}, ("a", "b"))
