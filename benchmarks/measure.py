@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -30,6 +31,48 @@ class Measured:
     peak_mb: float
 
 
+@dataclass(frozen=True)
+class WorkersMeasured:
+    """One run of a command that starts worker processes.
+
+    Attributes:
+        seconds: The whole run.
+        largest_mb: The peak resident memory of the largest worker, in megabytes.
+        read_bytes: What each worker has read.
+    """
+
+    seconds: float
+    largest_mb: float
+    read_bytes: tuple[int, ...]
+
+
+def run_with_workers(command: Sequence[str], worker_module: str) -> WorkersMeasured:
+    """Runs a Python command line (without the interpreter) and measures its worker processes.
+
+    Args:
+        command: The arguments of Python.
+        worker_module: A part of the command line of each worker.
+
+    Raises:
+        RuntimeError: if it fails or starts no worker; with the end of its output.
+    """
+    peaks: dict[int, float] = {}
+    read: dict[int, int] = {}
+
+    def poll(pid: int) -> None:
+        for child in _process_tree(pid):
+            # A worker may be started through a shell, whose command line names it too.
+            if worker_module in _proc_file(child, "cmdline") and "python" in _proc_file(child, "comm"):
+                peaks[child] = max(_peak_of(child), peaks.get(child, 0.0))
+                values = dict(line.split(": ") for line in _proc_file(child, "io").splitlines())
+                read[child] = max(int(values.get("rchar", 0)), read.get(child, 0))
+
+    seconds = _run_polled(command, poll)
+    if not peaks:
+        raise RuntimeError(f"{' '.join(command)} started no process with {worker_module}")
+    return WorkersMeasured(seconds, max(peaks.values()), tuple(read.values()))
+
+
 def run(command: Sequence[str], *, measure_memory: bool = True) -> Measured:
     """Runs a Python command line (without the interpreter).
 
@@ -40,17 +83,27 @@ def run(command: Sequence[str], *, measure_memory: bool = True) -> Measured:
     Raises:
         RuntimeError: if it fails; with the end of its output.
     """
+    # The kernel keeps each process's peak, so that none is missed between two polls. Not getrusage: it
+    # includes the memory of the parent process.
+    peaks: dict[int, float] = {}
+
+    def poll(root: int) -> None:
+        for pid in _process_tree(root):
+            peaks[pid] = max(_peak_of(pid), peaks.get(pid, 0.0))
+
+    seconds = _run_polled(command, poll if measure_memory else None)
+    return Measured(seconds, sum(peaks.values()))
+
+
+def _run_polled(command: Sequence[str], poll: Callable[[int], None] | None) -> float:
+    """Returns the seconds of a run; ``poll`` is called with the process's id while it runs."""
     with tempfile.TemporaryFile() as output:
         started = time.monotonic()
         process = subprocess.Popen(
             [sys.executable, *command], cwd=REPOSITORY, stdout=output, stderr=subprocess.STDOUT
         )
-        # The kernel keeps each process's peak, so that none is missed between two polls. Not getrusage: it
-        # includes the memory of the parent process.
-        peaks: dict[int, float] = {}
-        while measure_memory and process.poll() is None:
-            for pid in _process_tree(process.pid):
-                peaks[pid] = max(_peak_of(pid), peaks.get(pid, 0.0))
+        while poll is not None and process.poll() is None:
+            poll(process.pid)
             time.sleep(0.02)
         process.wait()
         seconds = time.monotonic() - started
@@ -58,26 +111,29 @@ def run(command: Sequence[str], *, measure_memory: bool = True) -> Measured:
             output.seek(0)
             text = output.read().decode(errors="replace")
             raise RuntimeError(f"{' '.join(command)} failed:\n{text[-3000:]}")
-    return Measured(seconds, sum(peaks.values()))
+    return seconds
 
 
 def _process_tree(pid: int) -> list[int]:
     pids = [pid]
     for parent in pids:
-        try:
-            text = Path(f"/proc/{parent}/task/{parent}/children").read_text()
-        except OSError:
-            continue
-        pids += [int(child) for child in text.split()]
+        # Any thread may have started a process.
+        for children in Path("/proc", str(parent), "task").glob("*/children"):
+            with suppress(OSError):
+                pids += [int(child) for child in children.read_text().split()]
     return pids
 
 
-def _peak_of(pid: int) -> float:
+def _proc_file(pid: int, name: str) -> str:
+    """Returns a file of the kernel about a process; empty if it has ended."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        return Path(f"/proc/{pid}/{name}").read_text()
     except OSError:
-        return 0.0
-    lines = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+        return ""
+
+
+def _peak_of(pid: int) -> float:
+    lines = [line for line in _proc_file(pid, "status").splitlines() if line.startswith("VmHWM:")]
     return int(lines[0].split()[1]) * 1024 / 1e6 if lines else 0.0
 
 

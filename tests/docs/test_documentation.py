@@ -193,6 +193,13 @@ def test_a_documented_command_works(command, folder, tmp_path):
     if arguments[:2] == [".venv/bin/python", "-m"] and arguments[-1] == "--help":
         assert subprocess.run([sys.executable, *arguments[1:]], cwd=ROOT, check=False).returncode == 0
         return
+    if arguments[:3] == [".venv/bin/python", "-m", "imgpipe.components.validate"]:
+        # The default batch is larger than the data set of the test.
+        arguments = [*arguments[1:], "--train_batch_size=8", f"--report={tmp_path / 'report.html'}"]
+        arguments.append(f"--summary={tmp_path / 'summary.json'}")
+        assert subprocess.run([sys.executable, *arguments], cwd=folder, check=False).returncode == 0
+        assert (tmp_path / "report.html").is_file()
+        return
     if arguments[:2] == [".venv/bin/python", "-m"]:
         arguments = [*arguments[1:-1], f"--output={tmp_path / 'out'}"]
         assert subprocess.run([sys.executable, *arguments], cwd=folder, check=False).returncode == 0
