@@ -43,7 +43,9 @@ def _benchmark(folder: Path, rows: int) -> None:
         write_rows(folder / "images" / f"{count}.csv", names, count)
         for command in _commands(folder, count, 0).values():
             run(command)
-    table, results, same = [], {}, True
+    table: list[tuple[str, ...]] = []
+    results: dict[str, float] = {}
+    same = True
     for workers in WORKERS:
         few = {
             step: run_with_workers(command, _WORKER_MODULE)
