@@ -221,10 +221,11 @@ def _encoded(picture: Image.Image, key: str) -> bytes:
     content = io.BytesIO()
     try:
         ImageOps.exif_transpose(picture).convert(mode).save(content, "PNG", compress_level=1)
-    except (OSError, ValueError) as error:
-        # Pillow reads a file when its pixels are needed: it may be closed or damaged.
+    except (OSError, ValueError, AssertionError) as error:
+        # Pillow reads a file when its pixels are needed: it may be damaged, or closed, which Pillow asserts
+        # without a text.
         raise InvalidDataError(
-            f"cannot read the PIL image: {error}",
+            f"cannot read the PIL image: {str(error) or 'its file is closed'}",
             where=f"image {key}",
             remedy="pass the path of its file; or open it again, and predict before it is closed",
         ) from None
