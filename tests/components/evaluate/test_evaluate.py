@@ -205,7 +205,7 @@ def test_a_given_champion_must_exist_but_a_deployed_version_need_not(dataset, mo
         EvaluateArguments(champion="none", deploy_dir=str(model.parent)),
     ):
         assert evaluate(dataset, model, tmp_path, arguments).comparison is None
-    with pytest.raises(MissingInputError, match="does not exist"):
+    with pytest.raises(MissingInputError, match="there is no folder"):
         evaluate(dataset, model, tmp_path, EvaluateArguments(champion=str(tmp_path / "typo")))
 
 
