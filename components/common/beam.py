@@ -18,8 +18,9 @@ from imgpipe.components.common.errors import (
 
 # Beam reports a worker's error as the text of its traceback, which ends with the error.
 _MAX_ERROR_CHARACTERS = 2_000
+# A process that has imported imgpipe.errors names it as the module of the errors.
 _RAISED_IN_WORKER = re.compile(
-    r"imgpipe\.components\.common\.errors\.(?P<name>\w+): (?P<problem>.*)"
+    r"imgpipe\.(?:components\.common\.)?errors\.(?P<name>\w+): (?P<problem>.*)"
     r"(?:\nwhere: (?P<where>.*))?(?:\nwhat to do: (?P<remedy>.*))?"
 )
 _WHILE_RUNNING = re.compile(r" \[while running '.*")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import imgpipe.errors  # noqa: F401 - changes the module that the classes of errors name
 from imgpipe.components.common.beam import RunnerArguments
 from imgpipe.components.common.dataset import read_manifest
 from imgpipe.components.common.errors import (
