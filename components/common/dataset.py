@@ -84,6 +84,10 @@ class Manifest:
         """The number of labels."""
         return len(self.labels)
 
+    def all_shards(self) -> list[tuple[str, Shard]]:
+        """Returns the shards of all splits, in the order of the manifest, each with its split's name."""
+        return [(name, shard) for name, split in self.splits.items() for shard in split.shards]
+
     def digest(self) -> str:
         """Returns a SHA-256 that depends on the images, the labels and the order, not on locations."""
         content: dict[str, Any] = {

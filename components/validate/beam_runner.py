@@ -65,8 +65,9 @@ def beam_reader(arguments: RunnerArguments, work_dir: str) -> DatasetReader:
         work = parse_location(work_dir).absolute() / f"validate-{uuid.uuid4().hex}"
         with must_be_writable(f"to {work!r}"):
             work.check_writable()
-        shards = [(name, shard) for name, split in manifest.splits.items() for shard in split.shards]
-        tasks = [(number, shard.path, name == TRAIN) for number, (name, shard) in enumerate(shards)]
+        tasks = [
+            (number, shard.path, name == TRAIN) for number, (name, shard) in enumerate(manifest.all_shards())
+        ]
         settings = (str(folder), str(work), manifest.labels, max_image_pixels, manifest.multi_label)
         try:
             run(lambda pipeline: _add_transforms(pipeline, tasks, settings), "")
@@ -147,7 +148,7 @@ def _write_equal_images(equal_images: EqualImages, work: str) -> None:
 
 def _merge(manifest: Manifest, folder: Path, work: Location) -> Reading:
     """Returns the data set as read, from the workers' results."""
-    shards = [(name, shard) for name, split in manifest.splits.items() for shard in split.shards]
+    shards = manifest.all_shards()
     reading = empty_reading(manifest)
     progress = Progress("validate", len(shards), "shards")
     results = map_in_order(lambda number: _read_result(work, number), range(len(shards)), PARALLEL_DOWNLOADS)

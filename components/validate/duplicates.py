@@ -78,7 +78,7 @@ class _MemberReader:
     def __init__(self, manifest: Manifest, folder: Path) -> None:
         self._manifest = manifest
         self._folder = folder
-        self._shards = [(name, shard) for name, split in manifest.splits.items() for shard in split.shards]
+        self._shards = manifest.all_shards()
 
     def read(self, image: Image, with_thumbnail: bool) -> _Member:
         split, shard = self._shards[image.shard]

@@ -167,7 +167,7 @@ def read_dataset(manifest: Manifest, folder: Path, max_image_pixels: int) -> Rea
     checker = RecordChecker(max_image_pixels, multi_label=manifest.multi_label)
     reading, images = empty_reading(manifest), ImageTable()
     progress = Progress("validate", sum(split.examples for split in manifest.splits.values()), "examples")
-    shards = [(name, shard) for name, split in manifest.splits.items() for shard in split.shards]
+    shards = manifest.all_shards()
     for number, (split, shard) in enumerate(shards):
         images.begin_shard(number, in_train=split == TRAIN)
         location = shard_location(folder, shard)
